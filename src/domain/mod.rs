@@ -1,0 +1,13 @@
+//! What Vecmill is about, without any I/O: tenants, jobs, node statuses, the retry policy
+//! and batch planning.
+
+pub mod batch;
+pub mod job;
+pub mod node;
+pub mod retry;
+pub mod tenant;
+
+pub use job::{Action, Job, JobDecodeError};
+pub use node::{NewNode, NodeStatus};
+pub use retry::{FailureKind, RetryPolicy};
+pub use tenant::{TenantId, TenantScope};

@@ -1,0 +1,66 @@
+//! The seam between the runtime and a model: token ids in, vectors out. Knows nothing of jobs.
+
+use std::sync::Arc;
+
+/// One text as the model sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Encoding {
+    /// Token ids, special tokens included; never more than the model's maximum.
+    pub ids: Vec<u32>,
+    /// Whether the text was longer than the model's maximum, and was cut.
+    pub truncated: bool,
+}
+
+/// Turns a text into token ids.
+pub trait TextEncoder: Send + Sync {
+    /// Encodes and truncates one text. CPU-bound: call it off the async threads.
+    fn encode(&self, text: &str) -> Result<Encoding, EmbedError>;
+}
+
+/// A model that turns token ids into vectors.
+///
+/// # Contract
+/// - Returns one vector of [`dimension`](Self::dimension) components for each text, in order,
+///   L2-normalised; an empty batch gives an empty answer.
+/// - An error concerns the whole batch and says nothing about which text is at fault; the
+///   caller splits the batch to find out. Nothing of the batch is kept.
+/// - Blocks for as long as the computation takes; runs on a thread of its own, one call at a
+///   time per thread, but may be shared by several threads.
+/// - May panic on a defect; the thread that called it is then replaced, the backend is not, so
+///   that it must hold no state that a panic can leave half-changed.
+pub trait EmbeddingBackend: Send + Sync {
+    /// Components of each vector.
+    fn dimension(&self) -> usize;
+
+    /// Embeds the texts of a batch together.
+    fn embed(&self, batch: &[Encoding]) -> Result<Vec<Vec<f32>>, EmbedError>;
+}
+
+/// Why a text or a batch could not be embedded. Messages never hold text.
+#[derive(Debug, thiserror::Error)]
+pub enum EmbedError {
+    /// The tokenizer refused the text.
+    #[error("the tokenizer refused the text: {0}")]
+    Tokenizer(String),
+    /// The model failed on this batch.
+    #[error("the model failed: {0}")]
+    Model(String),
+    /// The device cannot compute at present (out of memory, lost); no text is at fault.
+    #[error("the device is not available: {0}")]
+    Device(String),
+}
+
+/// A model ready to use: its tokenizer, its computation and what identifies its vectors.
+#[derive(Clone)]
+pub struct Model {
+    /// The id that the operator configured.
+    pub name: String,
+    /// The revision or weight hash; with `name` it identifies the vectors.
+    pub revision: String,
+    /// Texts are cut to this many tokens.
+    pub max_tokens: usize,
+    /// The tokenizer.
+    pub encoder: Arc<dyn TextEncoder>,
+    /// The computation.
+    pub backend: Arc<dyn EmbeddingBackend>,
+}

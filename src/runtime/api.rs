@@ -1,0 +1,120 @@
+//! What a request to the runtime can bring back: plain data and one error.
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::{
+    domain::{NodeStatus, TenantId},
+    queue::QueueError,
+    store::{StatusCounts, StoreError},
+};
+
+/// A node that was taken in.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Accepted {
+    /// The node.
+    pub id: Uuid,
+    /// Who owns it.
+    pub tenant_id: TenantId,
+    /// Its status now.
+    pub status: NodeStatus,
+    /// The job that will embed it; none when it was embedded at once.
+    pub job_id: Option<String>,
+}
+
+/// Depths of the queue's structures.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct QueueDepths {
+    /// Jobs waiting to be claimed.
+    pub queue: u64,
+    /// Jobs waiting for their next attempt.
+    pub retry: u64,
+    /// Dead letters.
+    pub dlq: u64,
+    /// Jobs under a lease.
+    pub inflight: u64,
+    /// Age of the oldest waiting job.
+    pub oldest_age_seconds: Option<f64>,
+}
+
+/// The operator's view.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EmbeddingStatus {
+    /// Nodes by status, of the tenant asked for or of all.
+    pub status_counts: StatusCounts,
+    /// The queue, of all tenants.
+    pub queue: QueueDepths,
+}
+
+/// What a requeue did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Requeued {
+    /// Nodes with a vector that were marked `ready` first.
+    pub backfilled: u64,
+    /// Nodes that matched.
+    pub requested: u64,
+    /// Nodes for which a job was enqueued; the others have a live job or met a limit.
+    pub enqueued: u64,
+}
+
+/// Whether the parts that work needs are there; each `Err` says what is wrong.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Readiness {
+    /// The parts by name (`database`, `redis`, `model`), in that order; a part that this
+    /// process does not use is absent.
+    pub parts: Vec<(&'static str, Result<(), String>)>,
+}
+
+impl Readiness {
+    /// Whether every part is there.
+    pub fn is_ready(&self) -> bool {
+        self.parts.iter().all(|(_, state)| state.is_ok())
+    }
+}
+
+/// Why the runtime did not do as asked. Nothing is left behind in any of these cases.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// The queue is as deep as it may be.
+    #[error(
+        "the queue is at its maximum depth of {limit} jobs (EMBEDDING_QUEUE_MAX_DEPTH); \
+         try again later"
+    )]
+    QueueFull {
+        /// The configured depth.
+        limit: u64,
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// The tenant has as many live jobs as it may have.
+    #[error(
+        "tenant {tenant} would have more than {limit} live jobs \
+         (EMBEDDING_TENANT_MAX_PENDING); try again later or send fewer nodes"
+    )]
+    TenantFull {
+        /// The tenant.
+        tenant: TenantId,
+        /// The configured number of jobs.
+        limit: u64,
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// There is no such node in the scope of the caller.
+    #[error("there is no node {0}; check the id and tenant_id")]
+    NotFound(Uuid),
+    /// Needs the queue, and there is none.
+    #[error(
+        "there is no queue, because EMBEDDING_ASYNC is false; set it to true to use this call"
+    )]
+    NoQueue,
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Redis failed.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// The embedder failed while the client waited for the vector.
+    #[error("the embedder is not available; try again later")]
+    Embedder,
+}

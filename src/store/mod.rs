@@ -1,0 +1,5 @@
+//! Every database query of the program.
+
+mod types;
+
+pub use types::*;

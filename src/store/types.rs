@@ -1,0 +1,189 @@
+//! What goes into the store and what comes out of it.
+
+use chrono::{DateTime, Utc};
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use crate::domain::{NodeStatus, TenantId, TenantScope};
+
+/// Which nodes a listing wants.
+#[derive(Debug, Clone)]
+pub struct NodeFilter {
+    /// Whose nodes.
+    pub scope: TenantScope,
+    /// Only those with (true) or without (false) a vector.
+    pub has_embedding: Option<bool>,
+    /// Only those in this status.
+    pub status: Option<NodeStatus>,
+    /// Rows at most.
+    pub limit: u64,
+    /// Rows to pass over.
+    pub offset: u64,
+}
+
+/// A node in a listing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeSummary {
+    /// Its id.
+    pub id: Uuid,
+    /// Its labels.
+    pub classes: Vec<String>,
+    /// Whether a vector is stored.
+    pub has_embedding: bool,
+    /// Its status.
+    pub status: NodeStatus,
+    /// Why it failed, waits for a retry, or was skipped.
+    pub error: Option<String>,
+    /// Failed attempts.
+    pub attempts: u32,
+}
+
+/// A whole node.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeDetail {
+    /// What a listing shows of it.
+    pub summary: NodeSummary,
+    /// Who owns it.
+    pub tenant_id: TenantId,
+    /// Its properties.
+    pub props: Map<String, Value>,
+    /// Where its text lies outside the database.
+    pub payload_ref: Option<String>,
+    /// Stored for the client.
+    pub metadata: Option<Value>,
+    /// Stored for the client.
+    pub refresh_policy: Option<Value>,
+    /// Stored for the client.
+    pub triggers: Option<Value>,
+    /// Counts changes of the node.
+    pub version: i32,
+    /// When the vector was stored.
+    pub embedding_updated_at: Option<DateTime<Utc>>,
+    /// When the node was last embedded.
+    pub last_refreshed: Option<DateTime<Utc>>,
+    /// 1 − cosine(old vector, new vector) at the last embedding.
+    pub drift_score: Option<f64>,
+    /// Whether the text was cut to the model's maximum; `None` before the first embedding.
+    pub truncated: Option<bool>,
+    /// When the row was written.
+    pub created_at: Option<DateTime<Utc>>,
+    /// When the row was last changed.
+    pub updated_at: Option<DateTime<Utc>>,
+    /// The vector, if it was asked for and is there.
+    pub embedding: Option<Vec<f32>>,
+}
+
+/// How many nodes are in each status.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StatusCounts {
+    /// Nodes `queued`.
+    pub queued: u64,
+    /// Nodes `processing`.
+    pub processing: u64,
+    /// Nodes `ready`.
+    pub ready: u64,
+    /// Nodes `failed`.
+    pub failed: u64,
+    /// Nodes `skipped`.
+    pub skipped: u64,
+}
+
+/// What a worker needs to know of a node whose job it claimed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TextRow {
+    /// The node.
+    pub id: Uuid,
+    /// Its text by the rule of [`crate::domain::node::text_of_props`]; `None` when there is none.
+    pub text: Option<String>,
+    /// Where its text lies outside the database, if it does.
+    pub payload_ref: Option<String>,
+    /// Its status before the claim.
+    pub status: NodeStatus,
+    /// What the stored vector was made of: see [`Vector::source_hash`].
+    pub source_hash: Option<String>,
+    /// Whether a vector is stored.
+    pub has_embedding: bool,
+}
+
+/// A vector to store.
+#[derive(Debug, Clone)]
+pub struct Vector {
+    /// The node.
+    pub id: Uuid,
+    /// The text that was embedded. The row takes the vector only while this still is its text.
+    pub text: String,
+    /// Identifies text, model and revision.
+    pub source_hash: String,
+    /// L2-normalised components.
+    pub values: Vec<f32>,
+    /// Whether the text was cut.
+    pub truncated: bool,
+    /// Failed attempts before this success.
+    pub attempts: u32,
+}
+
+/// A node that leaves `processing` without a vector.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// The node.
+    pub id: Uuid,
+    /// `Queued` (it will be retried), `Failed` or `Skipped`.
+    pub status: NodeStatus,
+    /// The reason, free of text.
+    pub error: String,
+    /// Failed attempts so far.
+    pub attempts: u32,
+}
+
+/// Which nodes an operator wants enqueued.
+#[derive(Debug, Clone)]
+pub struct RequeueFilter {
+    /// Whose nodes.
+    pub scope: TenantScope,
+    /// These nodes; all of the scope when `None`.
+    pub node_ids: Option<Vec<Uuid>>,
+    /// Those in this status; any status when `None`.
+    pub status: Option<NodeStatus>,
+    /// Only nodes without a vector.
+    pub only_missing_embedding: bool,
+    /// Nodes at most, oldest first.
+    pub limit: u64,
+}
+
+/// A node that a job may be made for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// The node.
+    pub id: Uuid,
+    /// Who owns it.
+    pub tenant_id: TenantId,
+    /// Its status when it was read.
+    pub status: NodeStatus,
+    /// Whether a vector is stored.
+    pub has_embedding: bool,
+}
+
+/// Why the store did not answer as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database cannot be reached, or ended the connection; the same call may succeed later.
+    #[error("the database is not available")]
+    Unavailable(#[source] sea_orm::DbErr),
+    /// The database refused the statement.
+    #[error("the database refused a statement")]
+    Refused(#[source] sea_orm::DbErr),
+    /// The vector column has another dimension than the model.
+    #[error(
+        "the column nodes.embedding holds vectors of {column} components, but the model makes \
+         {model}: set EMBEDDING_MODEL to a model of {column} components, or use another database"
+    )]
+    Dimension {
+        /// Components of the column.
+        column: usize,
+        /// Components of the model.
+        model: usize,
+    },
+    /// The database lacks something that only its administrator can give.
+    #[error("{0}")]
+    Setup(String),
+}
