@@ -1,1 +1,82 @@
-fn main(){}
+//! The `vecmill` program: runs what the command line asks for.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use vecmill::{
+    app::{self, App, Role},
+    cli::{self, Cli, Command, Output},
+    config::{Config, Settings},
+    inference, shutdown,
+    store::Store,
+    telemetry,
+};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    telemetry::init();
+    match run(cli).await {
+        Ok(code) => code,
+        Err(error) => {
+            // One line, the whole chain.
+            eprintln!("vecmill: {error:#}");
+            cli::exit_code(&error)
+        }
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let mut stdout = std::io::stdout();
+    let mut out = Output::new(cli.json, &mut stdout);
+    match cli.command {
+        Command::Serve(settings) => run_until_stopped(Role::Serve, &settings).await,
+        Command::Api(settings) => run_until_stopped(Role::Api, &settings).await,
+        Command::Worker(settings) => run_until_stopped(Role::Worker, &settings).await,
+        Command::Migrate(settings) => migrate(&settings).await,
+        Command::Openapi => cli::openapi::run(&mut out).await,
+        Command::Models(args) => cli::models::run(args, &mut out).await,
+        Command::Ingest(args) => cli::ingest::run(args, &mut out).await,
+        Command::Status(args) => cli::status::run(args, &mut out).await,
+        Command::Requeue(args) => cli::requeue::run(args, &mut out).await,
+    }
+}
+
+/// Runs a role until a signal (then all work in hand is finished or handed back) or until a
+/// part fails for good. A second signal ends the process at once; its leases run out then.
+async fn run_until_stopped(role: Role, settings: &Settings) -> anyhow::Result<ExitCode> {
+    let mut signals = shutdown::listen().context("cannot listen for signals")?;
+    let config = settings.check()?;
+    let mut app = tokio::select! {
+        app = App::start(role, config) => app?,
+        () = signals.recv() => return Ok(ExitCode::SUCCESS),
+    };
+    if let Some(address) = app.address() {
+        println!("Vecmill listens on http://{address} (API documentation: http://{address}/docs)");
+    }
+    let failure = tokio::select! {
+        () = signals.recv() => None,
+        reason = app.failed() => Some(reason),
+    };
+    tokio::select! {
+        () = app.stop() => {}
+        () = signals.recv() => return Ok(ExitCode::FAILURE),
+    }
+    match failure {
+        None => Ok(ExitCode::SUCCESS),
+        Some(reason) => {
+            eprintln!("vecmill: {reason}");
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+async fn migrate(settings: &Settings) -> anyhow::Result<ExitCode> {
+    let config: Config = settings.check()?;
+    std::fs::create_dir_all(&config.data_dir)?;
+    let dimension = inference::dimension_of(&app::model_config(&config.model)).await?;
+    Store::connect(&config.dsn, dimension).await?.migrate().await?;
+    println!("the database is ready for vectors of {dimension} components");
+    Ok(ExitCode::SUCCESS)
+}

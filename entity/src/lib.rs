@@ -1,1 +1,3 @@
-//! x
+//! The tables of Vecmill as sea-orm entities.
+
+pub mod node;

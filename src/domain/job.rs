@@ -48,7 +48,7 @@ pub struct Job {
 }
 
 /// Why a queue entry is no job.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum JobDecodeError {
     /// Not a JSON object in UTF-8.
     #[error("not a JSON object")]
@@ -97,7 +97,10 @@ impl Job {
             Some(_) => return Err(JobDecodeError::Field("action")),
         };
         let count = |name| {
-            fields.get(name).and_then(Value::as_u64).map_or(0, |n| n.min(u64::from(u32::MAX)) as u32)
+            fields
+                .get(name)
+                .and_then(Value::as_u64)
+                .map_or(0, |n| n.min(u64::from(u32::MAX)) as u32)
         };
         Ok(Self {
             job_id: fields

@@ -9,8 +9,7 @@ use uuid::Uuid;
 use super::TenantId;
 
 /// The properties that may hold a node's text; the first non-empty string wins.
-pub const TEXT_PROPERTIES: [&str; 5] =
-    ["text", "resume_text", "content", "body", "description"];
+pub const TEXT_PROPERTIES: [&str; 5] = ["text", "resume_text", "content", "body", "description"];
 
 /// The text that a node's properties give it, if any.
 pub fn text_of_props(props: &Map<String, Value>) -> Option<&str> {

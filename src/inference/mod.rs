@@ -1,5 +1,24 @@
 //! Tokenise, run the model, pool. Knows nothing of jobs.
 
 mod backend;
+mod candle;
+mod catalog;
+mod device;
+mod error;
+mod files;
+mod hash;
+mod hub;
+mod load;
+mod locate;
+mod pooling;
+mod thread;
+mod tokenizer;
 
 pub use backend::{EmbedError, EmbeddingBackend, Encoding, Model, TextEncoder};
+pub use catalog::CatalogModel;
+pub use error::LoadError;
+pub use hash::{HashBackend, HashEncoder};
+pub use hub::{HubConfig, ProgressFn};
+pub use load::{BackendKind, ModelConfig, UnknownBackend, dimension_of, load};
+pub use locate::{ModelListing, list, pull};
+pub use thread::BackendThread;

@@ -104,9 +104,7 @@ pub enum RuntimeError {
     #[error("there is no node {0}; check the id and tenant_id")]
     NotFound(Uuid),
     /// Needs the queue, and there is none.
-    #[error(
-        "there is no queue, because EMBEDDING_ASYNC is false; set it to true to use this call"
-    )]
+    #[error("there is no queue, because EMBEDDING_ASYNC is false; set it to true to use this call")]
     NoQueue,
     /// The database failed.
     #[error(transparent)]

@@ -88,6 +88,17 @@ pub struct StatusCounts {
     pub skipped: u64,
 }
 
+/// A claimed job, as far as the store is concerned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BeginJob {
+    /// The node.
+    pub id: Uuid,
+    /// Who owns the node, as the job has it.
+    pub tenant_id: TenantId,
+    /// Embed again although a vector is there.
+    pub refresh: bool,
+}
+
 /// What a worker needs to know of a node whose job it claimed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TextRow {

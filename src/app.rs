@@ -1,0 +1,232 @@
+//! The one place that knows all parts: builds them bottom-up, starts and stops them in order.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+};
+
+use anyhow::{Context as _, anyhow, bail};
+use tokio::{sync::oneshot, task::JoinHandle};
+use tracing::{info, warn};
+
+use crate::{
+    config::{Config, ModelSettings},
+    http,
+    inference::{self, Model},
+    queue::{Limits, PrivateRedis, Queue},
+    runtime::{Context, InlineEmbedder, Mode, RestartIntensity, Runtime, Workers},
+    store::Store,
+    telemetry::metrics,
+};
+
+/// Which parts a process runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// HTTP and workers; with a private Redis if there is no other.
+    Serve,
+    /// HTTP alone.
+    Api,
+    /// Workers alone.
+    Worker,
+}
+
+/// A running process.
+pub struct App {
+    config: Config,
+    http: Option<HttpServer>,
+    workers: Option<Workers>,
+    queue: Option<Arc<Queue>>,
+    private_redis: Option<PrivateRedis>,
+}
+
+struct HttpServer {
+    address: SocketAddr,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<std::io::Result<()>>,
+}
+
+impl App {
+    /// Starts everything that the role needs. When it returns, the HTTP address answers.
+    ///
+    /// # Errors
+    /// What is missing and what to do about it; everything started before is ended.
+    pub async fn start(role: Role, config: Config) -> anyhow::Result<Self> {
+        let model = match role {
+            Role::Api if config.is_async => None,
+            _ => Some(load_model(&config.model).await?),
+        };
+        Self::start_with(role, config, model, RestartIntensity::default()).await
+    }
+
+    /// The same with a model given, for tests that bring their own.
+    pub async fn start_with(
+        role: Role,
+        config: Config,
+        model: Option<Model>,
+        intensity: RestartIntensity,
+    ) -> anyhow::Result<Self> {
+        metrics::init();
+        if !config.is_async && role == Role::Worker {
+            bail!("EMBEDDING_ASYNC is false: there is no queue, and a worker has nothing to do");
+        }
+        // The address first: of all that can fail it is the quickest to say so.
+        let listener = match role {
+            Role::Worker => None,
+            Role::Serve | Role::Api => Some(bind(config.http.bind)?),
+        };
+        std::fs::create_dir_all(&config.data_dir)
+            .with_context(|| format!("cannot create {}", config.data_dir.display()))?;
+        let dimension = match &model {
+            Some(model) => model.backend.dimension(),
+            None => inference::dimension_of(&model_config(&config.model)).await?,
+        };
+        let store = Store::connect(&config.dsn, dimension).await?;
+        store.migrate().await?;
+
+        let mut app = Self { config, http: None, workers: None, queue: None, private_redis: None };
+        match app.start_upper(role, store, model, intensity, listener).await {
+            Ok(()) => Ok(app),
+            Err(error) => {
+                app.stop().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn start_upper(
+        &mut self,
+        role: Role,
+        store: Store,
+        model: Option<Model>,
+        intensity: RestartIntensity,
+        listener: Option<TcpListener>,
+    ) -> anyhow::Result<()> {
+        let worker = &self.config.worker;
+        let retry_after = self.config.retry_after();
+        let mode = if self.config.is_async {
+            let url = match (&self.config.queue.redis_url, role) {
+                (Some(url), _) => url.clone(),
+                (None, Role::Serve) => {
+                    let redis = PrivateRedis::start(&self.config.data_dir).await?;
+                    self.private_redis.insert(redis).url()
+                }
+                (None, _) => bail!(
+                    "REDIS_URL is not set: `api` and `worker` share a Redis server; only \
+                     `serve` runs one of its own"
+                ),
+            };
+            let queue = Arc::new(Queue::connect(&url, &self.config.queue).await?);
+            self.queue = Some(Arc::clone(&queue));
+            let mut model_ready = None;
+            if let (Role::Serve | Role::Worker, Some(model)) = (role, model) {
+                let context = Context {
+                    queue: Arc::clone(&queue),
+                    store: store.clone(),
+                    model,
+                    config: worker.clone(),
+                };
+                let workers = Workers::start(Arc::new(context), intensity).await?;
+                model_ready = Some(workers.model_ready());
+                self.workers = Some(workers);
+            }
+            let limits = Limits {
+                max_depth: self.config.queue.max_depth,
+                tenant_max_pending: self.config.queue.tenant_max_pending,
+            };
+            Mode::Queued { queue, limits, model_ready }
+        } else {
+            let model = model.ok_or_else(|| anyhow!("EMBEDDING_ASYNC=false needs a model"))?;
+            let (tokens, texts) = (worker.batch_tokens, worker.batch_texts);
+            Mode::Inline(InlineEmbedder::start(model, tokens, texts)?)
+        };
+        if let Some(listener) = listener {
+            let runtime = Runtime::new(store, mode, retry_after);
+            self.http = Some(HttpServer::start(listener, runtime, &self.config)?);
+        }
+        Ok(())
+    }
+
+    /// Where HTTP listens; `None` for a worker.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.http.as_ref().map(|http| http.address)
+    }
+
+    /// Ends with the reason when a part fails that this process cannot do without.
+    pub async fn failed(&mut self) -> String {
+        match &mut self.workers {
+            Some(workers) => workers.failed().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Stops top-down: no more requests, no more claims, work in hand, then the stores.
+    pub async fn stop(self) {
+        if let Some(http) = self.http {
+            http.stop().await;
+        }
+        if let Some(workers) = self.workers {
+            workers.stop(self.config.shutdown_grace).await;
+        }
+        if let Some(queue) = self.queue {
+            queue.close().await;
+        }
+        if let Some(redis) = self.private_redis {
+            redis.stop().await;
+        }
+        info!("stopped");
+    }
+}
+
+impl HttpServer {
+    fn start(listener: TcpListener, runtime: Runtime, config: &Config) -> anyhow::Result<Self> {
+        let address = listener.local_addr()?;
+        let limits = http::HttpConfig {
+            body_limit: config.http.body_limit,
+            batch_max: config.http.batch_max,
+        };
+        let (stop, stopped) = oneshot::channel::<()>();
+        let endpoint = http::routes(runtime, limits);
+        let task = tokio::spawn(http::serve(listener, endpoint, async move {
+            // A sender that is gone means the same.
+            let _ = stopped.await;
+        }));
+        Ok(Self { address, stop, task })
+    }
+
+    async fn stop(self) {
+        // A server that has ended needs no telling.
+        let _ = self.stop.send(());
+        match self.task.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(%error, "the HTTP server ended with an error"),
+            Err(error) => warn!(%error, "the HTTP server panicked"),
+        }
+    }
+}
+
+fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::bind(address).with_context(|| {
+        format!("cannot listen on {address}: set VECMILL_BIND to an address that is free")
+    })?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// The settings as the loader wants them.
+pub fn model_config(settings: &ModelSettings) -> inference::ModelConfig {
+    inference::ModelConfig {
+        backend: if settings.hash_backend {
+            inference::BackendKind::Hash
+        } else {
+            inference::BackendKind::Candle
+        },
+        model: settings.model.clone(),
+        device: settings.device.clone(),
+        models_dir: settings.models_dir.clone(),
+        hub: inference::HubConfig::from_env(),
+    }
+}
+
+async fn load_model(settings: &ModelSettings) -> anyhow::Result<Model> {
+    Ok(inference::load(&model_config(settings)).await?)
+}

@@ -1,0 +1,102 @@
+//! Configuration: environment variables and flags, checked once at the start.
+
+mod parse;
+mod settings;
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+pub use parse::ConfigError;
+pub use settings::Settings;
+
+use crate::domain::RetryPolicy;
+
+/// Everything that an operator can set, checked.
+#[derive(Clone)]
+pub struct Config {
+    /// Whether nodes are queued (true) or embedded before the answer is sent.
+    pub is_async: bool,
+    /// The SQLite file and the private Redis live here.
+    pub data_dir: PathBuf,
+    /// `postgresql://` or `sqlite://`; holds a password, never log it.
+    pub dsn: String,
+    /// Redis.
+    pub queue: QueueConfig,
+    /// The HTTP server.
+    pub http: HttpConfig,
+    /// The model.
+    pub model: ModelSettings,
+    /// The workers.
+    pub worker: WorkerConfig,
+    /// How long a shutdown waits for work in hand.
+    pub shutdown_grace: Duration,
+}
+
+/// How to reach the queue, what its keys are called and how much it holds.
+#[derive(Clone)]
+pub struct QueueConfig {
+    /// Unset: a private server. Holds a password, never log it.
+    pub redis_url: Option<String>,
+    /// The main list.
+    pub queue_key: String,
+    /// Delayed retries.
+    pub retry_key: String,
+    /// Dead letters.
+    pub dlq_key: String,
+    /// Prefix of the keys that mark a node's live job.
+    pub pending_prefix: String,
+    /// Prefix of the tenants' counts.
+    pub tenant_pending_prefix: String,
+    /// Live jobs above which ingest answers 429.
+    pub max_depth: u64,
+    /// Live jobs of one tenant above which ingest answers 429; 0: no limit.
+    pub tenant_max_pending: u64,
+    /// Dead letters kept.
+    pub dlq_max: u64,
+}
+
+/// The HTTP server.
+#[derive(Debug, Clone)]
+pub struct HttpConfig {
+    /// Where it listens.
+    pub bind: SocketAddr,
+    /// Bytes of a request body at most.
+    pub body_limit: usize,
+    /// Nodes in one batch request at most.
+    pub batch_max: usize,
+}
+
+/// Which model, on what.
+#[derive(Debug, Clone)]
+pub struct ModelSettings {
+    /// `hash` instead of `candle`.
+    pub hash_backend: bool,
+    /// A hub id, a bare name or a directory.
+    pub model: String,
+    /// `cpu`, `cuda`, `cuda:N` or `auto`.
+    pub device: String,
+    /// Where fetched models lie.
+    pub models_dir: PathBuf,
+}
+
+/// How workers take and do their work.
+#[derive(Debug, Clone)]
+pub struct WorkerConfig {
+    /// The longest that an idle worker sleeps before it looks again.
+    pub poll_interval: Duration,
+    /// How long a claim holds without being extended.
+    pub lease: Duration,
+    /// Between two sweeps.
+    pub sweep_interval: Duration,
+    /// A pending key without a job may be a foreign consumer's for this long.
+    pub orphan_after: Duration,
+    /// Jobs of one tenant that a process works on at once; 0: no limit.
+    pub tenant_max_inflight: usize,
+    /// Tokens in one batch, padding included.
+    pub batch_tokens: usize,
+    /// Texts in one batch.
+    pub batch_texts: usize,
+    /// Embedders.
+    pub replicas: usize,
+    /// When failed jobs are tried again.
+    pub retry: RetryPolicy,
+}

@@ -1,0 +1,234 @@
+//! `/nodes`: take nodes in, show them, embed them again.
+
+use poem::web::Data;
+use poem_openapi::{ApiResponse, OpenApi, payload::Json};
+use uuid::Uuid;
+
+use super::{
+    body::JsonBody,
+    errors::{Fails, Failure, Problem},
+    limits::LIST_DEFAULT,
+    params::{HasEmbedding, IncludeEmbedding, Limit, Offset, Path, Query},
+    requests::NodeBatch,
+    server::Tag,
+    types::{BatchAnswer, BatchRefused, BatchResult, NodeAccepted},
+    views::{Node, NodePage, RefreshAnswer},
+};
+use crate::{
+    domain::{NewNode, NodeStatus, TenantId, TenantScope},
+    runtime::Runtime,
+    store::NodeFilter,
+};
+
+/// The calls on nodes.
+pub struct NodesApi;
+
+/// How the writes of nodes fail.
+pub struct WriteFails;
+
+impl Fails for WriteFails {
+    const STATUSES: &'static [u16] = &[400, 408, 413, 415, 422, 429, 500, 503];
+}
+
+/// How a listing fails.
+pub struct ListFails;
+
+impl Fails for ListFails {
+    const STATUSES: &'static [u16] = &[422, 500, 503];
+}
+
+/// How a read of one node fails.
+pub struct ReadFails;
+
+impl Fails for ReadFails {
+    const STATUSES: &'static [u16] = &[404, 422, 500, 503];
+}
+
+/// How a refresh fails.
+pub struct RefreshFails;
+
+impl Fails for RefreshFails {
+    const STATUSES: &'static [u16] = &[404, 409, 422, 429, 500, 503];
+}
+
+/// The answer to a new node.
+#[derive(ApiResponse)]
+pub enum CreateResponse {
+    /// The node is stored, and will be embedded.
+    #[oai(status = 202)]
+    Accepted(Json<NodeAccepted>),
+    /// The node is stored and embedded (`EMBEDDING_ASYNC=false`).
+    #[oai(status = 200)]
+    Embedded(Json<NodeAccepted>),
+}
+
+/// The answer to a batch.
+#[derive(ApiResponse)]
+pub enum BatchResponse {
+    /// The valid nodes are stored, and will be embedded.
+    #[oai(status = 202)]
+    Accepted(Json<BatchAnswer>),
+    /// The valid nodes are stored and embedded (`EMBEDDING_ASYNC=false`).
+    #[oai(status = 200)]
+    Embedded(Json<BatchAnswer>),
+}
+
+/// The answer to a listing.
+#[derive(ApiResponse)]
+pub enum ListResponse {
+    /// A page of nodes.
+    #[oai(status = 200)]
+    Page(Json<NodePage>),
+}
+
+/// The answer to a read.
+#[derive(ApiResponse)]
+pub enum ReadResponse {
+    /// The node.
+    #[oai(status = 200)]
+    Node(Json<Node>),
+}
+
+/// The answer to a refresh.
+#[derive(ApiResponse)]
+pub enum RefreshResponse {
+    /// The node will be embedded again.
+    #[oai(status = 202)]
+    Accepted(Json<RefreshAnswer>),
+}
+
+#[OpenApi(tag = "Tag::Nodes")]
+impl NodesApi {
+    /// Take a node in
+    ///
+    /// The row is durable before the answer is sent. The vector follows; ask for the node to
+    /// see its status.
+    #[oai(path = "/nodes", method = "post", operation_id = "create_node")]
+    async fn create(
+        &self,
+        Data(runtime): Data<&Runtime>,
+        node: JsonBody<NewNode>,
+    ) -> Result<CreateResponse, Failure<WriteFails>> {
+        let accepted = runtime.ingest(vec![node.0]).await?;
+        let node =
+            accepted.into_iter().next().map(NodeAccepted::from).ok_or_else(Problem::unanswered)?;
+        Ok(match runtime.is_async() {
+            true => CreateResponse::Accepted(Json(node)),
+            false => CreateResponse::Embedded(Json(node)),
+        })
+    }
+
+    /// Take many nodes in
+    ///
+    /// An invalid node is refused in its place, unless `continue_on_error` is false. A limit or
+    /// an outage fails the request as a whole, and then nothing is created.
+    #[oai(path = "/nodes/batch", method = "post", operation_id = "create_nodes")]
+    async fn create_batch(
+        &self,
+        Data(runtime): Data<&Runtime>,
+        batch: JsonBody<NodeBatch>,
+    ) -> Result<BatchResponse, Failure<WriteFails>> {
+        let NodeBatch(nodes) = batch.0;
+        let mut valid = Vec::with_capacity(nodes.len());
+        let mut refused = Vec::with_capacity(nodes.len());
+        for node in nodes {
+            match node {
+                Ok(node) => {
+                    valid.push(node);
+                    refused.push(None);
+                }
+                Err(node) => refused.push(Some(node)),
+            }
+        }
+        let mut accepted = match valid.is_empty() {
+            true => Vec::new(),
+            false => runtime.ingest(valid).await?,
+        }
+        .into_iter();
+        let created = accepted.len() as u64;
+        let mut results = Vec::with_capacity(refused.len());
+        for place in refused {
+            results.push(match place {
+                Some(node) => BatchResult::Refused(BatchRefused {
+                    error: node.error.to_string(),
+                    tenant_id: node.tenant_id.into(),
+                }),
+                None => {
+                    BatchResult::Accepted(accepted.next().ok_or_else(Problem::unanswered)?.into())
+                }
+            });
+        }
+        let failed = results.len() as u64 - created;
+        let answer = Json(BatchAnswer { created, failed, results });
+        Ok(match runtime.is_async() {
+            true => BatchResponse::Accepted(answer),
+            false => BatchResponse::Embedded(answer),
+        })
+    }
+
+    /// List nodes
+    #[oai(path = "/nodes", method = "get", operation_id = "list_nodes")]
+    async fn list(
+        &self,
+        Data(runtime): Data<&Runtime>,
+        /// Rows at most.
+        limit: Query<Limit>,
+        /// Rows to pass over.
+        offset: Query<Offset>,
+        /// Only nodes with (true) or without (false) a vector.
+        has_embedding: Query<HasEmbedding>,
+        /// Only nodes in this status.
+        status: Query<NodeStatus>,
+        /// Only nodes of this tenant; of every tenant when absent.
+        tenant_id: Query<TenantId>,
+    ) -> Result<ListResponse, Failure<ListFails>> {
+        let filter = NodeFilter {
+            scope: TenantScope::from_optional(tenant_id.0),
+            has_embedding: has_embedding.0.map(|wanted| wanted.0),
+            status: status.0,
+            limit: limit.0.map_or(LIST_DEFAULT, |limit| limit.0),
+            offset: offset.0.map_or(0, |offset| offset.0),
+        };
+        let (limit, offset) = (filter.limit, filter.offset);
+        let (nodes, total) = runtime.list(filter).await?;
+        let nodes = nodes.into_iter().map(Into::into).collect();
+        Ok(ListResponse::Page(Json(NodePage { nodes, total, limit, offset })))
+    }
+
+    /// Show a node
+    #[oai(path = "/nodes/:id", method = "get", operation_id = "get_node")]
+    async fn read(
+        &self,
+        Data(runtime): Data<&Runtime>,
+        /// The node.
+        id: Path<Uuid>,
+        /// The tenant that must own it; any when absent.
+        tenant_id: Query<TenantId>,
+        /// Whether the vector is wanted.
+        include_embedding: Query<IncludeEmbedding>,
+    ) -> Result<ReadResponse, Failure<ReadFails>> {
+        let scope = TenantScope::from_optional(tenant_id.0);
+        let include = include_embedding.0.is_some_and(|wanted| wanted.0);
+        let node = runtime.node(scope, id.0, include).await?;
+        Ok(ReadResponse::Node(Json(node.into())))
+    }
+
+    /// Embed a node again
+    #[oai(path = "/nodes/:id/refresh", method = "post", operation_id = "refresh_node")]
+    async fn refresh(
+        &self,
+        Data(runtime): Data<&Runtime>,
+        /// The node.
+        id: Path<Uuid>,
+        /// The tenant that must own it; any when absent.
+        tenant_id: Query<TenantId>,
+    ) -> Result<RefreshResponse, Failure<RefreshFails>> {
+        let scope = TenantScope::from_optional(tenant_id.0);
+        let node = runtime.refresh(scope, id.0).await?;
+        Ok(RefreshResponse::Accepted(Json(RefreshAnswer {
+            id: node.id,
+            status: node.status.into(),
+            job_id: node.job_id,
+        })))
+    }
+}

@@ -1,0 +1,309 @@
+//! From a parsed body to what the runtime takes: every rule on a request's content is here.
+
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::{
+    body::FromBody,
+    fields::{Fields, Invalid, refuse_nul},
+    limits::{CLASS_MAX_CHARS, CLASSES_MAX, HttpConfig, REQUEUE_MAX},
+    types::{BatchRequest, NodeRequest, RequeueRequest},
+};
+use crate::{
+    domain::{NewNode, NodeStatus, TenantId, TenantScope},
+    store::RequeueFilter,
+};
+
+/// Reads the node at `path` in the body; `tenant` owns it unless it says otherwise.
+fn read_node(value: Value, path: &str, tenant: &TenantId) -> Result<NewNode, Invalid> {
+    refuse_nul(&value, path)?;
+    let mut fields = Fields::of(value, path)?;
+    let classes = read_classes(&mut fields)?;
+    let props_path = fields.path("props");
+    let Value::Object(props) = fields.required("props")? else {
+        return Err(Invalid::new(props_path, "must be an object"));
+    };
+    Ok(NewNode {
+        id: Uuid::new_v4(),
+        tenant_id: fields.tenant("tenant_id")?.unwrap_or_else(|| tenant.clone()),
+        classes,
+        props,
+        payload_ref: fields.string("payload_ref")?.filter(|place| !place.is_empty()),
+        metadata: fields.any("metadata"),
+        refresh_policy: fields.any("refresh_policy"),
+        triggers: fields.any("triggers"),
+    })
+}
+
+fn read_classes(fields: &mut Fields) -> Result<Vec<String>, Invalid> {
+    let path = fields.path("classes");
+    let invalid = || {
+        let rule =
+            format!("must be 1 to {CLASSES_MAX} strings of 1 to {CLASS_MAX_CHARS} characters");
+        Invalid::new(&path, rule)
+    };
+    let Value::Array(items) = fields.required("classes")? else { return Err(invalid()) };
+    if items.is_empty() || items.len() > CLASSES_MAX {
+        return Err(invalid());
+    }
+    items
+        .into_iter()
+        .map(|item| match item {
+            Value::String(class) if (1..=CLASS_MAX_CHARS).contains(&class.chars().count()) => {
+                Ok(class)
+            }
+            _ => Err(invalid()),
+        })
+        .collect()
+}
+
+impl FromBody for NewNode {
+    type Schema = NodeRequest;
+
+    fn from_body(body: Value, _config: &HttpConfig) -> Result<Self, Invalid> {
+        read_node(body, "", &TenantId::default())
+    }
+}
+
+/// A node of a batch that cannot be taken in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedNode {
+    /// Which field is wrong, and what it must be.
+    pub error: Invalid,
+    /// The tenant it was meant for, as far as that can be told.
+    pub tenant_id: TenantId,
+}
+
+/// The nodes of a batch, each read or refused, in the order of the request.
+#[derive(Debug)]
+pub struct NodeBatch(pub Vec<Result<NewNode, RefusedNode>>);
+
+impl FromBody for NodeBatch {
+    type Schema = BatchRequest;
+
+    fn from_body(body: Value, config: &HttpConfig) -> Result<Self, Invalid> {
+        let mut fields = Fields::of(body, "")?;
+        let tenant = fields.tenant("tenant_id")?.unwrap_or_default();
+        let continue_on_error = fields.boolean("continue_on_error")?.unwrap_or(true);
+        let Value::Array(items) = fields.required("nodes")? else {
+            return Err(Invalid::new("nodes", "must be an array"));
+        };
+        if items.is_empty() || items.len() > config.batch_max {
+            let (max, got) = (config.batch_max, items.len());
+            let rule = format!("must hold 1 to {max} nodes (NODE_BATCH_MAX), but holds {got}");
+            return Err(Invalid::new("nodes", rule));
+        }
+        let mut nodes = Vec::with_capacity(items.len());
+        for (index, item) in items.into_iter().enumerate() {
+            let own_tenant = item.get("tenant_id").and_then(Value::as_str);
+            let meant_for = own_tenant.and_then(|name| TenantId::new(name).ok());
+            let node = read_node(item, &format!("nodes[{index}]"), &tenant);
+            let node = node.map_err(|error| RefusedNode {
+                error,
+                tenant_id: meant_for.unwrap_or_else(|| tenant.clone()),
+            });
+            match node {
+                Err(refused) if !continue_on_error => return Err(refused.error),
+                node => nodes.push(node),
+            }
+        }
+        Ok(Self(nodes))
+    }
+}
+
+/// What an operator asked to have enqueued.
+#[derive(Debug)]
+pub struct RequeueOrder {
+    /// Which nodes.
+    pub filter: RequeueFilter,
+    /// Whether nodes with a vector are marked `ready` first.
+    pub backfill_ready: bool,
+}
+
+impl FromBody for RequeueOrder {
+    type Schema = RequeueRequest;
+
+    fn from_body(body: Value, _config: &HttpConfig) -> Result<Self, Invalid> {
+        let mut fields = Fields::of(body, "")?;
+        let status = match fields.string("status")?.as_deref() {
+            None => Some(NodeStatus::Failed),
+            Some("all") => None,
+            Some(name) => Some(name.parse().map_err(|_| {
+                let rule = "must be queued, processing, ready, failed, skipped or all";
+                Invalid::new("status", rule)
+            })?),
+        };
+        Ok(Self {
+            filter: RequeueFilter {
+                scope: TenantScope::from_optional(fields.tenant("tenant_id")?),
+                node_ids: fields.array("node_ids")?.map(read_node_ids).transpose()?,
+                status,
+                only_missing_embedding: fields.boolean("only_missing_embedding")?.unwrap_or(false),
+                limit: fields.integer("limit", 1, REQUEUE_MAX)?.unwrap_or(REQUEUE_MAX),
+            },
+            backfill_ready: fields.boolean("backfill_ready")?.unwrap_or(true),
+        })
+    }
+}
+
+/// An empty list is refused: it would be read as "no node" by one client and "every node" by
+/// another.
+fn read_node_ids(items: Vec<Value>) -> Result<Vec<Uuid>, Invalid> {
+    let max = REQUEUE_MAX as usize;
+    if items.is_empty() || items.len() > max {
+        let rule = format!("must hold 1 to {max} ids; leave it out to mean every node");
+        return Err(Invalid::new("node_ids", rule));
+    }
+    items
+        .iter()
+        .enumerate()
+        .map(|(index, item)| {
+            item.as_str()
+                .and_then(|id| id.parse().ok())
+                .ok_or_else(|| Invalid::new(format!("node_ids[{index}]"), "must be a UUID"))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn node(body: Value) -> Result<NewNode, String> {
+        NewNode::from_body(body, &HttpConfig::default()).map_err(|invalid| invalid.to_string())
+    }
+
+    fn batch(body: Value) -> Result<NodeBatch, String> {
+        let config = HttpConfig { batch_max: 3, ..HttpConfig::default() };
+        NodeBatch::from_body(body, &config).map_err(|invalid| invalid.to_string())
+    }
+
+    fn requeue(body: Value) -> Result<RequeueOrder, String> {
+        RequeueOrder::from_body(body, &HttpConfig::default()).map_err(|invalid| invalid.to_string())
+    }
+
+    fn field_of(error: &str) -> &str {
+        error.split_once(": ").unwrap().0
+    }
+
+    #[test]
+    fn a_node_is_taken_as_it_was_sent() {
+        let read = node(json!({
+            "classes": ["é".repeat(100)], "props": {"text": "x", "n": 1.50}, "payload_ref": "",
+            "metadata": [1], "triggers": null, "tenant_id": "acme", "unknown": true,
+        }))
+        .unwrap();
+        assert_eq!(read.tenant_id.as_str(), "acme");
+        assert_eq!(read.props["text"], "x");
+        assert_eq!(read.metadata, Some(json!([1])));
+        assert_eq!((read.payload_ref, read.triggers), (None, None));
+    }
+
+    #[test]
+    fn every_rule_of_a_node_names_its_field() {
+        let with = |name: &str, value: Value| {
+            let mut body = json!({"classes": ["a"], "props": {}});
+            body[name] = value;
+            body
+        };
+        let cases = [
+            ("classes", json!({"props": {}})),
+            ("classes", with("classes", json!([]))),
+            ("classes", with("classes", json!("a"))),
+            ("classes", with("classes", json!(vec!["a"; 11]))),
+            ("classes", with("classes", json!([""]))),
+            ("classes", with("classes", json!([1]))),
+            ("classes", with("classes", json!(["é".repeat(101)]))),
+            ("classes[0]", with("classes", json!(["a\0"]))),
+            ("props", json!({"classes": ["a"]})),
+            ("props", with("props", json!([]))),
+            ("props", with("props", json!("text"))),
+            ("props.a[0]", with("props", json!({"a": ["\0"]}))),
+            ("payload_ref", with("payload_ref", json!(1))),
+            ("tenant_id", with("tenant_id", json!(""))),
+            ("tenant_id", with("tenant_id", json!(7))),
+            ("tenant_id", with("tenant_id", json!("x".repeat(201)))),
+            ("body", json!([])),
+        ];
+        for (field, body) in cases {
+            let error = node(body.clone()).unwrap_err();
+            assert_eq!(field_of(&error), field, "{body}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_invalid_node_harms_only_itself_and_keeps_its_place() {
+        let NodeBatch(nodes) = batch(json!({"tenant_id": "acme", "nodes": [
+            {"classes": ["a"], "props": {}, "tenant_id": "own"},
+            {"classes": [], "props": {}},
+            7,
+        ]}))
+        .unwrap();
+        assert_eq!(nodes[0].as_ref().unwrap().tenant_id.as_str(), "own");
+        for (index, field) in [(1, "nodes[1].classes"), (2, "nodes[2]")] {
+            let refused = nodes[index].as_ref().unwrap_err();
+            assert_eq!((refused.error.field.as_str(), refused.tenant_id.as_str()), (field, "acme"));
+        }
+    }
+
+    #[test]
+    fn without_continue_on_error_the_first_invalid_node_fails_the_batch() {
+        let good = json!({"classes": ["a"], "props": {}});
+        let error =
+            batch(json!({"continue_on_error": false, "nodes": [good, {"props": {}}]})).unwrap_err();
+        assert_eq!(error, "nodes[1].classes: is missing");
+    }
+
+    #[test]
+    fn the_batch_itself_is_checked() {
+        let good = json!({"classes": ["a"], "props": {}});
+        for (field, body) in [
+            ("nodes", json!({})),
+            ("nodes", json!({"nodes": []})),
+            ("nodes", json!({"nodes": {}})),
+            ("nodes", json!({"nodes": [good, good, good, good]})),
+            ("continue_on_error", json!({"nodes": [good], "continue_on_error": 1})),
+            ("tenant_id", json!({"nodes": [good], "tenant_id": ""})),
+        ] {
+            assert_eq!(field_of(&batch(body).unwrap_err()), field);
+        }
+    }
+
+    #[test]
+    fn the_requeue_of_the_runbook_is_understood() {
+        let order = requeue(json!({"tenant_id": "default", "status": "queued",
+            "only_missing_embedding": true, "backfill_ready": true, "limit": 2000}))
+        .unwrap();
+        assert_eq!(order.filter.scope, TenantScope::One(TenantId::default()));
+        assert_eq!(order.filter.status, Some(NodeStatus::Queued));
+        assert!(order.filter.only_missing_embedding && order.backfill_ready);
+
+        let order = requeue(json!({})).unwrap();
+        assert_eq!(order.filter.scope, TenantScope::All);
+        assert_eq!((order.filter.status, order.filter.limit), (Some(NodeStatus::Failed), 2000));
+        assert!(!order.filter.only_missing_embedding && order.backfill_ready);
+        assert_eq!(requeue(json!({"status": "all"})).unwrap().filter.status, None);
+    }
+
+    #[test]
+    fn every_rule_of_a_requeue_names_its_field() {
+        for (field, body) in [
+            ("status", json!({"status": "done"})),
+            ("limit", json!({"limit": 0})),
+            ("limit", json!({"limit": 2001})),
+            ("limit", json!({"limit": "5"})),
+            ("node_ids", json!({"node_ids": []})),
+            ("node_ids", json!({"node_ids": "x"})),
+            ("node_ids[0]", json!({"node_ids": ["x"]})),
+            ("only_missing_embedding", json!({"only_missing_embedding": "yes"})),
+            ("tenant_id", json!({"tenant_id": "\0"})),
+            ("body", json!(null)),
+        ] {
+            assert_eq!(field_of(&requeue(body).unwrap_err()), field);
+        }
+    }
+}

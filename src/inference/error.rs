@@ -1,0 +1,158 @@
+//! Why a model could not be made ready: each message says what to do about it.
+
+use std::{io, path::PathBuf};
+
+/// Why a model could not be located, fetched or loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The name cannot be one.
+    #[error(
+        "{name:?} is no model: set EMBEDDING_MODEL to a directory, a hub id (OWNER/NAME) or the \
+         NAME of a sentence-transformers model"
+    )]
+    Name {
+        /// What was configured.
+        name: String,
+    },
+    /// The model is not on this machine, and the hub must not be asked.
+    #[error(
+        "the model {name} is neither in {models_dir} nor in the hub cache, and HF_HUB_OFFLINE is \
+         set: run `make model`, or `vecmill models pull {name}` without HF_HUB_OFFLINE"
+    )]
+    Offline {
+        /// The model.
+        name: String,
+        /// Where models are looked for first.
+        models_dir: PathBuf,
+    },
+    /// The hub could not be asked, or refused.
+    #[error(
+        "the model {name} cannot be fetched from {endpoint}: check the network, HF_ENDPOINT and \
+         HF_TOKEN and run `vecmill models pull {name}`, or run `make model`"
+    )]
+    Hub {
+        /// The model.
+        name: String,
+        /// The hub.
+        endpoint: String,
+        /// What the hub client says.
+        #[source]
+        source: Box<hf_hub::HFError>,
+    },
+    /// The HTTP client cannot be set up.
+    #[error("the HTTP client for the hub cannot be set up: check the proxy variables")]
+    HttpClient(#[source] reqwest::Error),
+    /// The hub is silent.
+    #[error(
+        "the hub at {endpoint} did not answer within {seconds} s: check the network and \
+         HF_ENDPOINT and run `vecmill models pull {name}`, or run `make model`"
+    )]
+    HubSilent {
+        /// The model.
+        name: String,
+        /// The hub.
+        endpoint: String,
+        /// How long we waited.
+        seconds: u64,
+    },
+    /// The weights are not those of the catalogue.
+    #[error(
+        "the weights of {name} have the SHA-256 {actual}, but models/catalog.toml says \
+         {expected}: delete {path} and fetch the model again from a hub that you trust"
+    )]
+    HashMismatch {
+        /// The model.
+        name: String,
+        /// What the catalogue says.
+        expected: String,
+        /// What was found.
+        actual: String,
+        /// The weights.
+        path: PathBuf,
+    },
+    /// A file of the model is missing or unreadable.
+    #[error("cannot read {path}: fetch the model again with `make model` or `vecmill models pull`")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A file that the hub sent cannot be removed.
+    #[error("cannot remove {path}, whose content is not to be trusted: remove it by hand")]
+    Remove {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A file of the model is not what it should be.
+    #[error("{path} is not valid: remove its directory, and fetch the model again")]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The tokenizer cannot be built from its file.
+    #[error(
+        "the tokenizer in {path} cannot be used: choose another EMBEDDING_MODEL, or remove the \
+         directory and fetch the model again"
+    )]
+    Tokenizer {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The weights do not fit the configuration.
+    #[error(
+        "the weights in {path} cannot be loaded: choose another EMBEDDING_MODEL, or remove the \
+         directory and fetch the model again"
+    )]
+    Weights {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: candle_core::Error,
+    },
+    /// The model is of a kind that would be computed wrongly.
+    #[error("{path} asks for {what}, which Vecmill cannot compute: choose another EMBEDDING_MODEL")]
+    Unsupported {
+        /// The file that says so.
+        path: PathBuf,
+        /// What it asks for.
+        what: String,
+    },
+    /// The name is not one of a device.
+    #[error("EMBEDDING_DEVICE is {0:?}, but must be cpu, cuda, cuda:N or auto")]
+    DeviceName(String),
+    /// A GPU is asked for, and this program knows none.
+    #[error(
+        "EMBEDDING_DEVICE is {0:?}, but this program was built without CUDA: build it with \
+         `--features cuda`, or set EMBEDDING_DEVICE to cpu or auto"
+    )]
+    NoCuda(String),
+    /// The GPU does not answer.
+    #[error("the device {name} cannot be used ({reason}): set EMBEDDING_DEVICE to cpu or auto")]
+    Device {
+        /// The device.
+        name: String,
+        /// What the driver says.
+        reason: String,
+    },
+    /// `models/catalog.toml` was broken when the program was built.
+    #[error("models/catalog.toml is not valid: mend it and build again")]
+    Catalog(#[source] toml::de::Error),
+    /// The loading thread panicked.
+    #[error("loading the model {name} panicked: see the lines above, and choose another model")]
+    Panicked {
+        /// The model.
+        name: String,
+    },
+}

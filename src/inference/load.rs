@@ -1,0 +1,142 @@
+//! From a configured name to a model that is ready to use.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    str::FromStr,
+    sync::Arc,
+};
+
+use super::{
+    EmbeddingBackend, HashBackend, HashEncoder, HubConfig, LoadError, Model,
+    candle::CandleBackend,
+    catalog, device,
+    files::{self, ModelSettings},
+    hash,
+    locate::{self, Located},
+    tokenizer::ModelTokenizer,
+};
+
+/// Characters of the weights' hash that name the revision of a model that we do not know.
+const REVISION_CHARS: usize = 16;
+
+/// What computes the vectors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BackendKind {
+    /// A model of the BERT architecture.
+    Candle,
+    /// Deterministic vectors without a model, for tests and benches.
+    Hash,
+}
+
+/// A string that names no backend.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("unknown backend; use one of candle, sentence-transformers, hash")]
+pub struct UnknownBackend;
+
+impl FromStr for BackendKind {
+    type Err = UnknownBackend;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match name {
+            "candle" | "sentence-transformers" => Ok(Self::Candle),
+            "hash" => Ok(Self::Hash),
+            _ => Err(UnknownBackend),
+        }
+    }
+}
+
+/// Which model to load, and onto what.
+#[derive(Debug, Clone)]
+pub struct ModelConfig {
+    /// `EMBEDDING_BACKEND`.
+    pub backend: BackendKind,
+    /// `EMBEDDING_MODEL`: a directory, a hub id, or the name of a sentence-transformers model.
+    pub model: String,
+    /// `EMBEDDING_DEVICE`: `cpu`, `cuda`, `cuda:N` or `auto`.
+    pub device: String,
+    /// Where models are looked for before the hub's cache and the hub.
+    pub models_dir: PathBuf,
+    /// The hub.
+    pub hub: HubConfig,
+}
+
+/// Makes a model ready: finds its files, fetching them if need be, and loads them off the async
+/// threads.
+pub async fn load(config: &ModelConfig) -> Result<Model, LoadError> {
+    if config.backend == BackendKind::Hash {
+        tracing::warn!("the hash backend is in use: its vectors mean nothing");
+        return Ok(Model {
+            name: "hash".to_owned(),
+            revision: "1".to_owned(),
+            max_tokens: hash::MAX_TOKENS,
+            encoder: Arc::new(HashEncoder),
+            backend: Arc::new(HashBackend),
+        });
+    }
+    let located = locate::locate(&config.model, &config.models_dir, &config.hub).await?;
+    let (name, device) = (config.model.clone(), config.device.clone());
+    tokio::task::spawn_blocking(move || load_files(name, &device, &located))
+        .await
+        .map_err(|_| LoadError::Panicked { name: config.model.clone() })?
+}
+
+/// The number of components of the model's vectors, without loading its weights. A model of
+/// the catalogue need not be on this machine.
+pub async fn dimension_of(config: &ModelConfig) -> Result<usize, LoadError> {
+    if config.backend == BackendKind::Hash {
+        return Ok(HashBackend.dimension());
+    }
+    if let Some(known) = catalog::find(&config.model)? {
+        return Ok(known.dimension);
+    }
+    let located = locate::locate(&config.model, &config.models_dir, &config.hub).await?;
+    Ok(ModelSettings::read(&located.directory)?.bert.hidden_size)
+}
+
+fn load_files(name: String, device: &str, located: &Located) -> Result<Model, LoadError> {
+    let device = device::select(device)?;
+    let directory = &located.directory;
+    let settings = ModelSettings::read(directory)?;
+    let tokenizer = directory.join(files::TOKENIZER);
+    let encoder = ModelTokenizer::from_file(&tokenizer, settings.max_tokens, settings.lowercase)?;
+    let path = directory.join(files::WEIGHTS);
+    let read = |source| LoadError::Read { path: path.clone(), source };
+    let weights = fs::read(&path).map_err(read)?;
+    let hash = locate::sha256(weights.as_slice()).map_err(read)?;
+    let revision = revision(located, &hash, &path)?;
+    let backend = CandleBackend::load(&settings.bert, settings.pooling, &weights, &device)
+        .map_err(|source| LoadError::Weights { path, source })?;
+    tracing::info!(
+        model = name,
+        revision,
+        dimension = backend.dimension(),
+        max_tokens = settings.max_tokens,
+        device = ?device.location(),
+        "the model is loaded"
+    );
+    Ok(Model {
+        name,
+        revision,
+        max_tokens: settings.max_tokens,
+        encoder: Arc::new(encoder),
+        backend: Arc::new(backend),
+    })
+}
+
+/// The catalogue's revision for the catalogue's weights; the weights' hash for all others, so
+/// that the same weights have the same revision on every machine.
+fn revision(located: &Located, hash: &str, path: &Path) -> Result<String, LoadError> {
+    if let Some(known) = &located.known {
+        match locate::check_hash(known, hash, path) {
+            Ok(()) => return Ok(known.revision.clone()),
+            Err(mismatch) if located.from_hub => return Err(mismatch),
+            Err(_) => tracing::warn!(
+                model = known.name,
+                path = %path.display(),
+                "these are not the weights that models/catalog.toml knows by this name"
+            ),
+        }
+    }
+    Ok(hash[..REVISION_CHARS].to_owned())
+}

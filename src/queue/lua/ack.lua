@@ -1,0 +1,11 @@
+-- Ends jobs that are done. ARGV: of each job: token, node, tenant
+-- Answer: how many tokens held no job any more
+local stale = 0
+for i = 3, #ARGV, 3 do
+  if take(ARGV[i]) then
+    finish(ARGV[i + 1], ARGV[i + 2])
+  else
+    stale = stale + 1
+  end
+end
+return stale

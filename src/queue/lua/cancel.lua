@@ -1,0 +1,3 @@
+-- Gives a reservation back. ARGV: 3 the reservation
+cancel(ARGV[3])
+return 1

@@ -1,0 +1,15 @@
+-- Lists leases that have expired. ARGV: 3 how many at most.
+-- Answer: of each: token, entry, '1' if a model had begun on it
+local found = {}
+local now = integer(now_ms())
+for _, token in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, ARGV[3])) do
+  local entry = redis.call('HGET', inflight, token)
+  if entry then
+    found[#found + 1] = token
+    found[#found + 1] = entry
+    found[#found + 1] = tostring(redis.call('SISMEMBER', started, token))
+  else
+    redis.call('ZREM', leases, token)
+  end
+end
+return found

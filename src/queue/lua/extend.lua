@@ -1,0 +1,10 @@
+-- Prolongs leases. ARGV: 3 lease (ms), then tokens. Answer: the tokens that hold none any more
+local deadline, lost = integer(now_ms() + ARGV[3]), {}
+for i = 4, #ARGV do
+  if redis.call('HEXISTS', inflight, ARGV[i]) == 1 then
+    redis.call('ZADD', leases, deadline, ARGV[i])
+  else
+    lost[#lost + 1] = ARGV[i]
+  end
+end
+return lost

@@ -1,0 +1,13 @@
+-- Moves retries that are due to the queue. ARGV: 3 how many at most
+-- Answer: {moved, milliseconds until the next one is due, or -1}
+local now = now_ms()
+local due = redis.call('ZRANGEBYSCORE', retry, '-inf', string.format('%.3f', now / 1000), 'LIMIT', 0, ARGV[3])
+for _, entry in ipairs(due) do
+  redis.call('ZREM', retry, entry)
+end
+push('LPUSH', queue, due)
+local next_due = redis.call('ZRANGE', retry, 0, 0, 'WITHSCORES')[2]
+if next_due then
+  return {#due, math.max(math.ceil(tonumber(next_due) * 1000 - now), 0)}
+end
+return {#due, -1}

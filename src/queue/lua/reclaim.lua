@@ -1,0 +1,10 @@
+-- Puts jobs whose lease has expired back in their place. ARGV: of each job: token, new entry
+local now, entries = now_ms(), {}
+for i = #ARGV - 1, 3, -2 do
+  local deadline = redis.call('ZSCORE', leases, ARGV[i])
+  if deadline and tonumber(deadline) <= now and take(ARGV[i]) then
+    entries[#entries + 1] = ARGV[i + 1]
+  end
+end
+push('RPUSH', queue, entries)
+return #entries

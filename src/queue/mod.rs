@@ -1,0 +1,227 @@
+//! Every Redis command and Lua script of the program.
+//!
+//! Each change of a job's state is one script, so that list, retry set, pending keys, tenant
+//! counts and leases change together or not at all. All methods may fail with
+//! [`QueueError::Unavailable`], after which the outcome of a write is unknown: a claim that was
+//! not heard of runs out with its lease, anything else is mended by the sweep.
+
+mod admission;
+mod connect;
+mod private_redis;
+mod repair;
+mod scripts;
+mod work;
+
+use std::time::Duration;
+
+use fred::{
+    clients::Client,
+    error::{Error, ErrorKind},
+    interfaces::{
+        ClientLike, HashesInterface, KeysInterface, ListInterface, LuaInterface,
+        SortedSetsInterface,
+    },
+    types::{FromValue, Key, Value, lists::LMoveDirection},
+};
+
+pub use admission::{Admission, Enqueued, Limits, Reservation};
+pub use private_redis::{PrivateRedis, PrivateRedisError};
+pub use repair::{Expired, Recount};
+pub use work::{Claimed, DeadLetter, Lease, TenantLimits};
+
+use crate::{config::QueueConfig, domain::Job};
+use scripts::Scripts;
+
+/// The queue: one multiplexed connection for commands, one for waiting.
+pub struct Queue {
+    client: Client,
+    waiter: Client,
+    keys: Keys,
+    scripts: Scripts,
+    dlq_max: u64,
+}
+
+/// The names of the keys.
+struct Keys {
+    queue: String,
+    retry: String,
+    dlq: String,
+    inflight: String,
+    sweep_lock: String,
+    pending_prefix: String,
+    tenant_prefix: String,
+    /// What every script gets as KEYS.
+    for_scripts: Vec<Key>,
+}
+
+impl Keys {
+    fn new(config: &QueueConfig) -> Self {
+        let ours = |name: &str| format!("{}:{name}", config.queue_key);
+        let inflight = ours("inflight");
+        let names = [
+            config.queue_key.clone(),
+            config.retry_key.clone(),
+            config.dlq_key.clone(),
+            inflight.clone(),
+            ours("leases"),
+            ours("reservations"),
+            ours("fair"),
+            ours("orphans"),
+            ours("started"),
+        ];
+        Self {
+            queue: config.queue_key.clone(),
+            retry: config.retry_key.clone(),
+            dlq: config.dlq_key.clone(),
+            inflight,
+            sweep_lock: ours("sweep-lock"),
+            pending_prefix: config.pending_prefix.clone(),
+            tenant_prefix: config.tenant_pending_prefix.clone(),
+            for_scripts: names.into_iter().map(Key::from).collect(),
+        }
+    }
+}
+
+/// Depths of the queue's structures.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Depths {
+    /// Jobs waiting to be claimed.
+    pub queue: u64,
+    /// Jobs waiting for their next attempt.
+    pub retry: u64,
+    /// Dead letters.
+    pub dlq: u64,
+    /// Jobs under a lease.
+    pub inflight: u64,
+    /// When the oldest of the jobs next in line was first enqueued, in Unix seconds.
+    pub oldest_enqueued_at: Option<f64>,
+}
+
+/// Why the queue did not do as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum QueueError {
+    /// Redis cannot be reached or does not answer; the same call may succeed later.
+    #[error("Redis is not available")]
+    Unavailable(#[source] Error),
+    /// Redis refused a command.
+    #[error("Redis refused a command")]
+    Refused(#[source] Error),
+    /// The configuration or the server cannot be used.
+    #[error("{0}")]
+    Setup(String),
+}
+
+impl From<Error> for QueueError {
+    fn from(error: Error) -> Self {
+        // A server that is loading, failing over, busy or full answers with an error line, and
+        // will do better later.
+        const PASSING: [&str; 7] =
+            ["LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "BUSY", "OOM", "MISCONF"];
+        let passing = PASSING.iter().any(|code| error.details().starts_with(code));
+        match error.kind() {
+            ErrorKind::IO
+            | ErrorKind::Timeout
+            | ErrorKind::Canceled
+            | ErrorKind::Backpressure
+            | ErrorKind::Sentinel
+            | ErrorKind::Routing => Self::Unavailable(error),
+            _ if passing => Self::Unavailable(error),
+            _ => Self::Refused(error),
+        }
+    }
+}
+
+/// How many of the jobs next in line are looked at for their age.
+const AGE_SAMPLE: i64 = 64;
+
+impl Queue {
+    /// Runs a script with the common keys and arguments before its own.
+    async fn run<R: FromValue>(
+        &self,
+        script: &fred::types::scripts::Script,
+        args: Vec<Value>,
+    ) -> Result<R, QueueError> {
+        let mut all = Vec::with_capacity(args.len() + 2);
+        all.push(Value::from(self.keys.pending_prefix.as_str()));
+        all.push(Value::from(self.keys.tenant_prefix.as_str()));
+        all.extend(args);
+        Ok(script.evalsha_with_reload(&self.client, self.keys.for_scripts.clone(), all).await?)
+    }
+
+    /// Whether Redis answers.
+    pub async fn ping(&self) -> Result<(), QueueError> {
+        Ok(self.client.ping::<()>(None).await?)
+    }
+
+    /// Waits until a job is in the queue, at most for `timeout`. Takes nothing.
+    pub async fn wait_for_job(&self, timeout: Duration) -> Result<(), QueueError> {
+        // Moving the rightmost entry to where it is changes nothing, and blocks while there is
+        // none: a wake-up that works for foreign producers too. Zero would block for ever.
+        let seconds = timeout.as_secs_f64().max(0.01);
+        let queue = self.keys.queue.as_str();
+        let waited = self
+            .waiter
+            .blmove::<Value, _, _>(
+                queue,
+                queue,
+                LMoveDirection::Right,
+                LMoveDirection::Right,
+                seconds,
+            )
+            .await;
+        match waited {
+            // So the client reports the end of the wait; it has no time-out of its own.
+            Err(error) if *error.kind() == ErrorKind::Timeout => Ok(()),
+            waited => Ok(waited.map(drop)?),
+        }
+    }
+
+    /// How many jobs are where.
+    pub async fn depths(&self) -> Result<Depths, QueueError> {
+        let next: Vec<Vec<u8>> =
+            self.client.lrange(self.keys.queue.as_str(), -AGE_SAMPLE, -1).await?;
+        let oldest = next
+            .iter()
+            .filter_map(|entry| Job::decode(entry).ok())
+            .map(|job| job.enqueued_at)
+            .min_by(f64::total_cmp);
+        Ok(Depths {
+            queue: self.client.llen(self.keys.queue.as_str()).await?,
+            retry: self.client.zcard(self.keys.retry.as_str()).await?,
+            dlq: self.client.llen(self.keys.dlq.as_str()).await?,
+            inflight: self.client.hlen(self.keys.inflight.as_str()).await?,
+            oldest_enqueued_at: oldest,
+        })
+    }
+
+    /// Of these nodes, those that have no live job.
+    pub async fn without_job(&self, nodes: &[uuid::Uuid]) -> Result<Vec<uuid::Uuid>, QueueError> {
+        if nodes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let keys: Vec<String> =
+            nodes.iter().map(|node| format!("{}:{node}", self.keys.pending_prefix)).collect();
+        let pending: Vec<Option<String>> = self.client.mget(keys).await?;
+        Ok(nodes
+            .iter()
+            .zip(pending)
+            .filter_map(|(node, pending)| pending.is_none().then_some(*node))
+            .collect())
+    }
+
+    /// Closes both connections.
+    pub async fn close(&self) {
+        // Nothing is lost when a connection does not close in good order.
+        let _ = self.client.quit().await;
+        let _ = self.waiter.quit().await;
+    }
+}
+
+/// Loads all scripts, so that the first jobs do not wait for it.
+async fn load(client: &Client, scripts: &Scripts) -> Result<(), QueueError> {
+    for script in scripts.all() {
+        let source = script.lua().cloned().unwrap_or_default();
+        client.script_load::<(), _>(source).await?;
+    }
+    Ok(())
+}

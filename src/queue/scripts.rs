@@ -1,0 +1,46 @@
+//! The Lua scripts, each with the common part before it.
+
+use fred::types::scripts::Script;
+
+macro_rules! scripts {
+    ($($name:ident),* $(,)?) => {
+        /// One field a script, named as its file in `lua/`.
+        pub(super) struct Scripts {
+            $(pub(super) $name: Script,)*
+        }
+
+        impl Scripts {
+            pub(super) fn new() -> Self {
+                Self {
+                    $($name: Script::from_lua(concat!(
+                        include_str!("lua/common.lua"),
+                        include_str!(concat!("lua/", stringify!($name), ".lua")),
+                    )),)*
+                }
+            }
+
+            pub(super) fn all(&self) -> Vec<&Script> {
+                vec![$(&self.$name),*]
+            }
+        }
+    };
+}
+
+scripts!(
+    ack,
+    cancel,
+    claim,
+    dead_letter,
+    enqueue,
+    expired,
+    extend,
+    hand_back,
+    promote,
+    publish,
+    reclaim,
+    recount,
+    reserve,
+    retry,
+    start,
+    unlock,
+);

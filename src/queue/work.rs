@@ -1,0 +1,200 @@
+//! What a worker does with jobs: claim, extend, and the four ways to let go.
+
+use std::{collections::HashMap, time::Duration};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use fred::types::Value;
+use serde_json::json;
+use uuid::Uuid;
+
+use super::{Queue, QueueError};
+use crate::domain::{Job, JobDecodeError, TenantId};
+
+/// The right to end a job; lost when the lease runs out.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Lease(pub(super) String);
+
+impl From<Uuid> for Lease {
+    /// A lease that holds nothing: nobody else has this token.
+    fn from(token: Uuid) -> Self {
+        Self(token.to_string())
+    }
+}
+
+/// An entry taken from the queue.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Claimed {
+    /// The right to end it.
+    pub lease: Lease,
+    /// The bytes of the entry.
+    pub entry: Vec<u8>,
+    /// What they say.
+    pub job: Result<Job, JobDecodeError>,
+}
+
+impl Claimed {
+    pub(super) fn new(token: &[u8], entry: &[u8]) -> Self {
+        Self {
+            lease: Lease(String::from_utf8_lossy(token).into_owned()),
+            entry: entry.to_vec(),
+            job: Job::decode(entry),
+        }
+    }
+}
+
+/// How many jobs of a tenant one claim may take.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TenantLimits {
+    /// For a tenant that is not named.
+    pub default: usize,
+    /// For the tenants named.
+    pub of_tenants: HashMap<TenantId, usize>,
+}
+
+/// An entry for the dead-letter list.
+#[derive(Debug, Clone)]
+pub struct DeadLetter {
+    /// The right to end the job.
+    pub lease: Lease,
+    node: String,
+    tenant: String,
+    letter: String,
+}
+
+impl DeadLetter {
+    /// The job with `error` and `failed_at` (Unix seconds).
+    pub fn of_job(lease: Lease, job: &Job, error: &str, failed_at: f64) -> Self {
+        let mut fields = job.to_object();
+        fields.insert("error".into(), error.into());
+        fields.insert("failed_at".into(), failed_at.into());
+        Self {
+            lease,
+            node: job.node_id.to_string(),
+            tenant: job.tenant_id.to_string(),
+            letter: serde_json::Value::Object(fields).to_string(),
+        }
+    }
+
+    /// An entry that is no job, kept byte for byte: as text if it is text, else in base64.
+    pub fn of_entry(lease: Lease, entry: &[u8], error: &str, failed_at: f64) -> Self {
+        let letter = match std::str::from_utf8(entry) {
+            Ok(text) => json!({"raw": text, "error": error, "failed_at": failed_at}),
+            Err(_) => json!({
+                "raw_base64": BASE64_STANDARD.encode(entry),
+                "error": error,
+                "failed_at": failed_at,
+            }),
+        };
+        Self { lease, node: String::new(), tenant: String::new(), letter: letter.to_string() }
+    }
+}
+
+/// Entries from the right of the queue among which a claim is fair. Arranging this many takes
+/// the server about 10 ms.
+const FAIR_WINDOW: usize = 10_000;
+
+impl Queue {
+    /// Claims up to `wanted` jobs, fairly over tenants. The same entry is never claimed twice
+    /// while its lease holds.
+    pub async fn claim(
+        &self,
+        wanted: usize,
+        lease: Duration,
+        limits: Option<&TenantLimits>,
+    ) -> Result<Vec<Claimed>, QueueError> {
+        let mut args: Vec<Value> = vec![
+            wanted.to_string().into(),
+            lease.as_millis().to_string().into(),
+            Uuid::new_v4().to_string().into(),
+            FAIR_WINDOW.to_string().into(),
+        ];
+        args.push(limits.map_or(-1, |limits| limits.default as i64).to_string().into());
+        for (tenant, left) in limits.iter().flat_map(|limits| &limits.of_tenants) {
+            args.push(tenant.as_str().into());
+            args.push(left.to_string().into());
+        }
+        let flat: Vec<Vec<u8>> = self.run(&self.scripts.claim, args).await?;
+        Ok(flat.chunks_exact(2).map(|pair| Claimed::new(&pair[0], &pair[1])).collect())
+    }
+
+    /// Notes that a model begins on these jobs. A worker that is lost afterwards may have been
+    /// taken down by them.
+    pub async fn start(&self, leases: &[Lease]) -> Result<(), QueueError> {
+        let args = leases.iter().map(|lease| Value::from(lease.0.as_str())).collect();
+        self.run(&self.scripts.start, args).await
+    }
+
+    /// Prolongs leases; returns those that hold nothing any more.
+    pub async fn extend(&self, leases: &[Lease], by: Duration) -> Result<Vec<Lease>, QueueError> {
+        if leases.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut args = vec![Value::from(by.as_millis().to_string())];
+        args.extend(leases.iter().map(|lease| Value::from(lease.0.as_str())));
+        let lost: Vec<String> = self.run(&self.scripts.extend, args).await?;
+        Ok(lost.into_iter().map(Lease).collect())
+    }
+
+    /// Ends jobs that are done. Returns how many leases held nothing any more.
+    pub async fn ack(&self, done: &[(Lease, Job)]) -> Result<u64, QueueError> {
+        if done.is_empty() {
+            return Ok(0);
+        }
+        let args = done.iter().flat_map(|(lease, job)| {
+            [
+                Value::from(lease.0.as_str()),
+                job.node_id.to_string().into(),
+                job.tenant_id.as_str().into(),
+            ]
+        });
+        self.run(&self.scripts.ack, args.collect()).await
+    }
+
+    /// Lets jobs wait for their next attempt. Returns how many leases held nothing any more.
+    pub async fn retry(&self, jobs: &[(Lease, Job, Duration)]) -> Result<u64, QueueError> {
+        if jobs.is_empty() {
+            return Ok(0);
+        }
+        let args = jobs.iter().flat_map(|(lease, job, delay)| {
+            [
+                Value::from(lease.0.as_str()),
+                delay.as_millis().to_string().into(),
+                job.encode().into(),
+            ]
+        });
+        self.run(&self.scripts.retry, args.collect()).await
+    }
+
+    /// Ends jobs for good. The oldest dead letters beyond the maximum are evicted. Returns how
+    /// many leases held nothing any more, and how many letters were evicted. With
+    /// `only_expired`, a lease that still runs is left alone and counts as holding nothing.
+    pub async fn dead_letter(
+        &self,
+        letters: &[DeadLetter],
+        only_expired: bool,
+    ) -> Result<(u64, u64), QueueError> {
+        if letters.is_empty() {
+            return Ok((0, 0));
+        }
+        let mut args = vec![
+            Value::from(self.dlq_max.to_string()),
+            Value::from(if only_expired { "1" } else { "0" }),
+        ];
+        for letter in letters {
+            args.push(letter.lease.0.as_str().into());
+            args.push(letter.node.as_str().into());
+            args.push(letter.tenant.as_str().into());
+            args.push(letter.letter.as_str().into());
+        }
+        self.run(&self.scripts.dead_letter, args).await
+    }
+
+    /// Puts jobs back in their place, attempts unchanged. Give them in the order of their claim.
+    pub async fn hand_back(&self, leases: &[Lease]) -> Result<u64, QueueError> {
+        if leases.is_empty() {
+            return Ok(0);
+        }
+        let args = leases.iter().map(|lease| Value::from(lease.0.as_str())).collect();
+        self.run(&self.scripts.hand_back, args).await
+    }
+}

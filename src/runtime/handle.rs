@@ -1,0 +1,133 @@
+//! The typed handle: all that HTTP and the command line see of the runtime.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use super::{
+    api::{EmbeddingStatus, QueueDepths, Readiness, RuntimeError},
+    context::unix_now,
+    inline::InlineEmbedder,
+};
+use crate::{
+    domain::TenantScope,
+    queue::{Limits, Queue},
+    store::{NodeDetail, NodeFilter, NodeSummary, Store},
+    telemetry::metrics,
+};
+
+/// How nodes get their vectors in this process.
+pub enum Mode {
+    /// They are queued for workers, here or elsewhere.
+    Queued {
+        /// The queue.
+        queue: Arc<Queue>,
+        /// How much may be in it.
+        limits: Limits,
+        /// Whether the workers of this process are ready; none when it has no workers.
+        model_ready: Option<watch::Receiver<bool>>,
+    },
+    /// They are embedded while the client waits.
+    Inline(InlineEmbedder),
+}
+
+/// A cheap handle to a running Vecmill.
+#[derive(Clone)]
+pub struct Runtime {
+    pub(super) parts: Arc<Parts>,
+}
+
+pub(super) struct Parts {
+    pub(super) store: Store,
+    pub(super) mode: Mode,
+    pub(super) retry_after: Duration,
+}
+
+/// A part that takes longer to answer is not ready.
+const READINESS_TIMEOUT: Duration = Duration::from_secs(2);
+
+impl Runtime {
+    /// A handle to these parts. `retry_after` is what clients are told when a limit is met.
+    pub fn new(store: Store, mode: Mode, retry_after: Duration) -> Self {
+        Self { parts: Arc::new(Parts { store, mode, retry_after }) }
+    }
+
+    /// Whether nodes are queued, rather than embedded while the client waits.
+    pub fn is_async(&self) -> bool {
+        matches!(self.parts.mode, Mode::Queued { .. })
+    }
+
+    /// A page of nodes, and how many there are in all.
+    pub async fn list(&self, filter: NodeFilter) -> Result<(Vec<NodeSummary>, u64), RuntimeError> {
+        Ok(self.parts.store.list(&filter).await?)
+    }
+
+    /// One node.
+    pub async fn node(
+        &self,
+        scope: TenantScope,
+        id: Uuid,
+        include_embedding: bool,
+    ) -> Result<NodeDetail, RuntimeError> {
+        let node = self.parts.store.get(&scope, id, include_embedding).await?;
+        node.ok_or(RuntimeError::NotFound(id))
+    }
+
+    /// Counts of nodes and jobs.
+    pub async fn status(&self, scope: TenantScope) -> Result<EmbeddingStatus, RuntimeError> {
+        let status_counts = self.parts.store.status_counts(&scope).await?;
+        let queue = match &self.parts.mode {
+            Mode::Inline(_) => QueueDepths::default(),
+            Mode::Queued { queue, .. } => {
+                let depths = queue.depths().await?;
+                let age = |enqueued_at: f64| (unix_now() - enqueued_at).max(0.0);
+                QueueDepths {
+                    queue: depths.queue,
+                    retry: depths.retry,
+                    dlq: depths.dlq,
+                    inflight: depths.inflight,
+                    oldest_age_seconds: depths.oldest_enqueued_at.map(age),
+                }
+            }
+        };
+        Ok(EmbeddingStatus { status_counts, queue })
+    }
+
+    /// Which of the parts that this process uses are ready.
+    pub async fn readiness(&self) -> Readiness {
+        let database = answer_in_time("database", self.parts.store.ping()).await;
+        let mut parts = vec![("database", database)];
+        match &self.parts.mode {
+            Mode::Inline(_) => parts.push(("model", Ok(()))),
+            Mode::Queued { queue, model_ready, .. } => {
+                parts.push(("redis", answer_in_time("redis", queue.ping()).await));
+                if let Some(ready) = model_ready {
+                    let state = if *ready.borrow() {
+                        Ok(())
+                    } else {
+                        Err("an embedder is being restarted".to_owned())
+                    };
+                    parts.push(("model", state));
+                }
+            }
+        }
+        Readiness { parts }
+    }
+
+    /// All metrics in the Prometheus text format.
+    pub fn render_metrics(&self) -> String {
+        metrics::render()
+    }
+}
+
+async fn answer_in_time<E: std::error::Error>(
+    part: &str,
+    ping: impl Future<Output = Result<(), E>>,
+) -> Result<(), String> {
+    match tokio::time::timeout(READINESS_TIMEOUT, ping).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("{part} did not answer within {READINESS_TIMEOUT:?}")),
+    }
+}

@@ -1,0 +1,30 @@
+//! The actors, and the typed handle that is all HTTP and the command line see of them.
+
+mod admin;
+mod api;
+mod batch;
+mod context;
+mod dispatcher;
+mod embedder;
+mod failures;
+mod finish;
+mod handle;
+mod ingest;
+mod inline;
+mod leases;
+mod outage;
+mod prepare;
+mod restart;
+mod retry_scheduler;
+mod schedule;
+mod supervisor;
+mod sweep;
+mod throttler;
+mod workers;
+
+pub use api::{Accepted, EmbeddingStatus, QueueDepths, Readiness, Requeued, RuntimeError};
+pub use context::Context;
+pub use handle::{Mode, Runtime};
+pub use inline::InlineEmbedder;
+pub use restart::{Decision, RestartHistory, RestartIntensity};
+pub use workers::Workers;

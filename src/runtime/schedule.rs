@@ -1,0 +1,167 @@
+//! Which batch goes to which embedder: the Dispatcher's book-keeping, without actors.
+
+use std::collections::VecDeque;
+
+use super::batch::Batch;
+
+/// Batches given to an embedder at once: one runs, the next is ready, so that it never waits.
+const OUTSTANDING: usize = 2;
+
+/// Batches that wait and batches that are out.
+#[derive(Default)]
+pub struct Schedule {
+    ready: VecDeque<Batch>,
+    slots: Vec<Slot>,
+    last_id: u64,
+}
+
+#[derive(Default)]
+struct Slot {
+    is_up: bool,
+    out: Vec<(u64, Batch)>,
+}
+
+/// A batch that is to be given to an embedder now.
+pub struct Assignment<'a> {
+    /// Which embedder.
+    pub slot: usize,
+    /// Under which number its result comes back.
+    pub id: u64,
+    /// What to embed.
+    pub batch: &'a Batch,
+}
+
+impl Schedule {
+    /// A schedule for so many embedders, none of them up yet.
+    pub fn new(slots: usize) -> Self {
+        Self { slots: (0..slots).map(|_| Slot::default()).collect(), ..Self::default() }
+    }
+
+    /// Appends a batch.
+    pub fn add(&mut self, batch: Batch) {
+        self.ready.push_back(batch);
+    }
+
+    /// Puts a batch before all others.
+    pub fn add_first(&mut self, batch: Batch) {
+        self.ready.push_front(batch);
+    }
+
+    /// The embedder takes batches from now on.
+    pub fn slot_up(&mut self, slot: usize) {
+        self.slots[slot].is_up = true;
+    }
+
+    /// The embedder is gone; what it had will be done by its successor. Any of these texts may
+    /// be why.
+    pub fn slot_lost(&mut self, slot: usize) {
+        let slot = &mut self.slots[slot];
+        slot.is_up = false;
+        for (_, batch) in slot.out.drain(..).rev() {
+            for suspect in batch.into_suspects().rev() {
+                self.ready.push_front(suspect);
+            }
+        }
+    }
+
+    /// Takes the next batch that an embedder has room for.
+    pub fn assign(&mut self) -> Option<Assignment<'_>> {
+        let out = self.slots.iter().flat_map(|slot| &slot.out);
+        let (count, suspects) = out.fold((0, 0), |(count, suspects), (_, batch)| {
+            (count + 1, suspects + usize::from(batch.suspect))
+        });
+        let next = self.ready.front()?;
+        if suspects > 0 || (next.suspect && count > 0) {
+            return None;
+        }
+        let slot = (0..self.slots.len())
+            .filter(|&slot| self.slots[slot].is_up && self.slots[slot].out.len() < OUTSTANDING)
+            .min_by_key(|&slot| self.slots[slot].out.len())?;
+        let batch = self.ready.pop_front()?;
+        self.last_id += 1;
+        let out = &mut self.slots[slot].out;
+        out.push((self.last_id, batch));
+        out.last().map(|(id, batch)| Assignment { slot, id: *id, batch })
+    }
+
+    /// Takes a batch whose result came back; `None` when it was given to a successor meanwhile.
+    pub fn done(&mut self, slot: usize, id: u64) -> Option<Batch> {
+        let out = &mut self.slots[slot].out;
+        let at = out.iter().position(|(other, _)| *other == id)?;
+        Some(out.remove(at).1)
+    }
+
+    /// Takes all batches that wait.
+    pub fn take_ready(&mut self) -> Vec<Batch> {
+        self.ready.drain(..).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{
+        domain::{Action, Job, TenantId},
+        inference::Encoding,
+        queue::Lease,
+        runtime::batch::Text,
+    };
+
+    fn batch(texts: usize) -> Batch {
+        let text = || {
+            let job = Job::new(Uuid::new_v4(), TenantId::default(), Action::Embed, 0.0);
+            let lease = Lease::from(Uuid::new_v4());
+            Text {
+                lease,
+                job,
+                text: String::new(),
+                source_hash: String::new(),
+                encoding: Encoding { ids: vec![1], truncated: false },
+            }
+        };
+        Batch { texts: (0..texts).map(|_| text()).collect(), suspect: false }
+    }
+
+    #[test]
+    fn an_embedder_has_one_batch_running_and_one_ready() {
+        let mut schedule = Schedule::new(1);
+        (0..3).for_each(|_| schedule.add(batch(2)));
+        assert!(schedule.assign().is_none(), "no embedder is up");
+        schedule.slot_up(0);
+        let first = schedule.assign().map(|a| a.id).unwrap();
+        assert!(schedule.assign().is_some());
+        assert!(schedule.assign().is_none());
+        assert!(schedule.done(0, first).is_some());
+        assert!(schedule.done(0, first).is_none(), "a result counts once");
+        assert!(schedule.assign().is_some());
+    }
+
+    #[test]
+    fn what_a_lost_embedder_had_is_done_one_by_one() {
+        let mut schedule = Schedule::new(2);
+        schedule.slot_up(0);
+        schedule.add(batch(3));
+        let node = schedule.assign().map(|a| a.batch.texts[0].job.node_id).unwrap();
+        schedule.add(batch(1));
+        schedule.slot_lost(0);
+        schedule.slot_up(1);
+        for round in 0..3 {
+            let assignment = schedule.assign().unwrap();
+            assert!(assignment.batch.suspect && assignment.batch.texts.len() == 1);
+            assert!(round > 0 || assignment.batch.texts[0].job.node_id == node, "order is kept");
+            let (slot, id) = (assignment.slot, assignment.id);
+            assert!(schedule.assign().is_none(), "a suspect runs alone");
+            assert!(schedule.done(slot, id).is_some());
+        }
+        assert!(!schedule.assign().unwrap().batch.suspect);
+    }
+
+    #[test]
+    fn a_batch_splits_down_to_one_text() {
+        let [second, first] = batch(5).split().unwrap();
+        assert_eq!((first.texts.len(), second.texts.len()), (2, 3));
+        assert!(batch(1).split().is_err());
+    }
+}

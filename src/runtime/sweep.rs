@@ -1,0 +1,195 @@
+//! What the RetryScheduler does: due retries, lost leases, orphaned rows, wrong counts.
+
+use std::{collections::HashMap, time::Duration};
+
+use tracing::{error, info, warn};
+use uuid::Uuid;
+
+use super::{
+    context::{Context, unix_now},
+    failures::report_evictions,
+    outage::Outage,
+};
+use crate::{
+    domain::{Action, Job, NodeStatus},
+    queue::{DeadLetter, Enqueued, Lease, QueueError, Recount},
+    store::{Outcome, StoreError},
+    telemetry::{Chain, metrics},
+};
+
+/// A job that loses its worker this often is a dead letter.
+const LOST_MAX: u32 = 3;
+/// The lock of the sweep outlives a sweep, but not long a process that died in it.
+const LOCK_TTL: Duration = Duration::from_secs(30);
+/// Rows looked at together.
+const PAGE: u64 = 500;
+/// A recount asks again while foreign consumers start on jobs.
+const RECOUNT_ROUNDS: usize = 5;
+
+/// Why a sweep ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum SweepError {
+    /// Redis failed.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Outage for SweepError {
+    fn is_outage(&self) -> bool {
+        match self {
+            Self::Queue(error) => error.is_outage(),
+            Self::Store(error) => error.is_outage(),
+        }
+    }
+}
+
+/// Gives jobs whose worker is lost to other workers, and buries those that lose every worker.
+pub async fn reclaim(context: &Context) -> Result<(), SweepError> {
+    let expired = context.queue.expired().await?;
+    if expired.is_empty() {
+        return Ok(());
+    }
+    let (mut again, mut poison, mut letters) = (Vec::new(), Vec::new(), Vec::new());
+    for expired in expired {
+        let lease = expired.claimed.lease;
+        match expired.claimed.job {
+            Ok(mut job) => {
+                job.lost += u32::from(expired.started);
+                if job.lost >= LOST_MAX {
+                    poison.push((lease, job))
+                } else {
+                    again.push((lease, job))
+                }
+            }
+            Err(reason) => letters.push(DeadLetter::of_entry(
+                lease,
+                &expired.claimed.entry,
+                &reason.to_string(),
+                unix_now(),
+            )),
+        }
+    }
+    let reason = format!("worker lost {LOST_MAX} times");
+    let outcomes: Vec<Outcome> = poison
+        .iter()
+        .map(|(_, job)| Outcome {
+            id: job.node_id,
+            status: NodeStatus::Failed,
+            error: reason.clone(),
+            attempts: job.attempts,
+        })
+        .collect();
+    // Rows first: until the scripts run, the jobs are still under their leases.
+    if !outcomes.is_empty() {
+        context.store.record(&outcomes).await?;
+    }
+    let nodes: Vec<Uuid> = again.iter().map(|(_, job)| job.node_id).collect();
+    if !nodes.is_empty() {
+        context.store.return_to_queue(&nodes).await?;
+    }
+    let buried =
+        |(lease, job): &(Lease, Job)| DeadLetter::of_job(lease.clone(), job, &reason, unix_now());
+    letters.extend(poison.iter().map(buried));
+    let reclaimed = context.queue.reclaim(&again).await?;
+    let (_, evicted) = context.queue.dead_letter(&letters, true).await?;
+    report_evictions(evicted);
+    metrics::repairs("expired_lease", reclaimed);
+    metrics::jobs_ended("poison", poison.len());
+    warn!(reclaimed, poison = poison.len(), "jobs whose worker was lost");
+    Ok(())
+}
+
+/// One sweep, unless another process is at it.
+pub async fn sweep(context: &Context) -> Result<(), SweepError> {
+    let Some(lock) = context.queue.lock_sweep(LOCK_TTL).await? else { return Ok(()) };
+    let outcome = async {
+        recount(context).await?;
+        enqueue_lost(context).await
+    }
+    .await;
+    context.queue.unlock_sweep(&lock).await?;
+    let depths = context.queue.depths().await?;
+    for (structure, jobs) in [
+        ("queue", depths.queue),
+        ("retry", depths.retry),
+        ("dlq", depths.dlq),
+        ("inflight", depths.inflight),
+    ] {
+        metrics::queue_depth(structure, jobs);
+    }
+    outcome
+}
+
+async fn recount(context: &Context) -> Result<(), SweepError> {
+    let mut tenants: HashMap<String, String> = HashMap::new();
+    for _ in 0..RECOUNT_ROUNDS {
+        match context.queue.recount(context.config.orphan_after, &tenants).await? {
+            Recount::TooDeep => return Ok(()),
+            Recount::Ask(nodes) => {
+                let ids: Vec<Uuid> = nodes.iter().filter_map(|node| node.parse().ok()).collect();
+                let known = context.store.tenants_of(&ids).await?;
+                tenants.extend(nodes.into_iter().map(|node| (node, String::new())));
+                tenants.extend(
+                    known.into_iter().map(|(id, tenant)| (id.to_string(), tenant.to_string())),
+                );
+            }
+            Recount::Done { tenant_counts, pending_keys, leases, given_up } => {
+                for (kind, count) in [
+                    ("tenant_count", tenant_counts),
+                    ("pending_key", pending_keys),
+                    ("lease", leases),
+                    ("orphan", given_up),
+                ] {
+                    metrics::repairs(kind, count);
+                    if count > 0 {
+                        info!(kind, count, "the sweep mended");
+                    }
+                }
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Enqueues rows that wait for a job that does not exist.
+async fn enqueue_lost(context: &Context) -> Result<(), SweepError> {
+    // A younger row may still be on its way into the queue.
+    let settled = (context.config.sweep_interval / 3).as_secs_f64();
+    let mut after = None;
+    loop {
+        let page = context.store.open_nodes(after, PAGE, settled).await?;
+        let Some(last) = page.last() else { return Ok(()) };
+        after = Some(last.id);
+        let ids: Vec<Uuid> = page.iter().map(|node| node.id).collect();
+        let without_job: std::collections::HashSet<Uuid> =
+            context.queue.without_job(&ids).await?.into_iter().collect();
+        let now = unix_now();
+        let jobs: Vec<Job> = page
+            .into_iter()
+            .filter(|node| without_job.contains(&node.id))
+            .map(|node| Job::new(node.id, node.tenant_id, Action::Embed, now))
+            .collect();
+        if jobs.is_empty() {
+            continue;
+        }
+        let ids: Vec<Uuid> = jobs.iter().map(|job| job.node_id).collect();
+        context.store.return_to_queue(&ids).await?;
+        let answers = context.queue.enqueue(&jobs, None).await?;
+        let enqueued = answers.iter().filter(|answer| **answer == Enqueued::New).count() as u64;
+        metrics::repairs("lost_job", enqueued);
+        info!(enqueued, "the sweep enqueued nodes that had no job");
+    }
+}
+
+/// Logs why a repair could not be done; the next one tries again.
+pub fn report(what: &'static str, error: &SweepError) {
+    if error.is_outage() {
+        warn!(what, error = %Chain(error), "a repair has to wait");
+    } else {
+        error!(what, error = %Chain(error), "a repair failed");
+    }
+}

@@ -1,0 +1,74 @@
+//! The actor tree as the program sees it: start, failure, drain, stop.
+
+use std::{sync::Arc, time::Duration};
+
+use ractor::{Actor, ActorRef, SpawnErr, concurrency::JoinHandle};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use super::{
+    context::Context,
+    restart::RestartIntensity,
+    supervisor::{Supervisor, SupervisorArguments, SupervisorMsg},
+};
+
+/// A running actor tree.
+pub struct Workers {
+    supervisor: ActorRef<SupervisorMsg>,
+    ended: JoinHandle<()>,
+    fatal: watch::Receiver<Option<String>>,
+    model_ready: watch::Receiver<bool>,
+}
+
+impl Workers {
+    /// Starts the tree; it looks for work at once.
+    ///
+    /// # Errors
+    /// An actor that does not start.
+    pub async fn start(
+        context: Arc<Context>,
+        intensity: RestartIntensity,
+    ) -> Result<Self, SpawnErr> {
+        let (fatal_sender, fatal) = watch::channel(None);
+        let (ready_sender, model_ready) = watch::channel(false);
+        let arguments = SupervisorArguments {
+            context,
+            intensity,
+            fatal: fatal_sender,
+            model_ready: ready_sender,
+        };
+        let (supervisor, ended) = Actor::spawn(None, Supervisor, arguments).await?;
+        Ok(Self { supervisor, ended, fatal, model_ready })
+    }
+
+    /// Whether every Embedder is up; changes with each crash and restart.
+    pub fn model_ready(&self) -> watch::Receiver<bool> {
+        self.model_ready.clone()
+    }
+
+    /// Ends with the reason when the tree gave up.
+    pub async fn failed(&mut self) -> String {
+        let ended = "the supervisor ended".to_owned();
+        match self.fatal.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or(ended),
+            Err(_) => ended,
+        }
+    }
+
+    /// Takes no more work, waits at most `grace` for that in hand, and stops the actors. What
+    /// is still in hand then comes back when its leases run out.
+    pub async fn stop(self, grace: Duration) {
+        let drained = ractor::call_t!(
+            self.supervisor,
+            SupervisorMsg::Drain,
+            u64::try_from(grace.as_millis()).unwrap_or(u64::MAX)
+        );
+        match drained {
+            Ok(()) => info!("all work in hand is done or handed back"),
+            Err(_) => warn!("work in hand is left to its leases"),
+        }
+        self.supervisor.stop(None);
+        // It ends in any case; how, it has logged itself.
+        let _ = self.ended.await;
+    }
+}

@@ -1,0 +1,131 @@
+//! Opening the database.
+
+use std::{str::FromStr, time::Duration};
+
+use sea_orm::{
+    ConnectOptions, Database, DatabaseConnection, DbErr, RuntimeErr,
+    sqlx::{
+        self, ConnectOptions as _,
+        postgres::PgConnectOptions,
+        sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
+    },
+};
+
+use super::{Store, StoreError, error::is_sqlite_cannot_open};
+
+/// Connections of one process to Postgres.
+const POSTGRES_CONNECTIONS: u32 = 10;
+/// Connections of one process that read a SQLite file.
+const SQLITE_READERS: u32 = 4;
+/// How long a call waits for a connection to Postgres before it gives up.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a writer waits for the other writers of a SQLite file.
+const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection idle for longer is asked whether it still lives before it is used.
+const IDLE_BEFORE_PING: Duration = Duration::from_secs(1);
+
+impl Store {
+    /// Opens the database that a DSN names (`postgresql://…`, `postgres://…` or `sqlite://…`;
+    /// the SQLite file is created if it is missing) for vectors of `dimension` components.
+    ///
+    /// Changes no table: see [`Store::migrate`]. No error holds the DSN or a part of it.
+    pub async fn connect(dsn: &str, dimension: usize) -> Result<Self, StoreError> {
+        if dsn.starts_with("postgresql://") || dsn.starts_with("postgres://") {
+            let db = connect_postgres(dsn).await?;
+            Ok(Self { writer: db.clone(), db, dimension })
+        } else if dsn.starts_with("sqlite:") {
+            let options = sqlite_options(dsn)?;
+            // The writer comes first: it creates the file and switches it to WAL.
+            let writer = connect_sqlite(&options, 1).await?;
+            let db = connect_sqlite(&options, SQLITE_READERS).await?;
+            Ok(Self { db, writer, dimension })
+        } else {
+            Err(StoreError::Setup(
+                "the database DSN must start with postgresql:// or sqlite://".to_owned(),
+            ))
+        }
+    }
+
+    /// Whether the database answers.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        Ok(self.db.ping().await?)
+    }
+}
+
+async fn connect_postgres(dsn: &str) -> Result<DatabaseConnection, StoreError> {
+    let parsed = PgConnectOptions::from_str(dsn).map_err(|_| {
+        StoreError::Setup(
+            "the database DSN is not a valid postgresql:// URL; percent-encode special characters \
+             in the user name and password"
+                .to_owned(),
+        )
+    })?;
+    let parsed = parsed.application_name("vecmill").disable_statement_logging();
+    // sea-orm records its URL in a trace span, so it gets one without credentials.
+    let mut options = ConnectOptions::new("postgres://localhost");
+    options
+        .map_sqlx_postgres_opts(move |_| parsed.clone())
+        .max_connections(POSTGRES_CONNECTIONS)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .test_before_acquire_if_idle_for(IDLE_BEFORE_PING)
+        .sqlx_logging(false)
+        .record_stmt_in_spans(false);
+    Database::connect(options).await.map_err(connect_error)
+}
+
+fn sqlite_options(dsn: &str) -> Result<SqliteConnectOptions, StoreError> {
+    let options = SqliteConnectOptions::from_str(dsn).map_err(|_| {
+        StoreError::Setup("the database DSN is not a valid sqlite:// URL".to_owned())
+    })?;
+    Ok(options
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(SQLITE_BUSY_TIMEOUT)
+        .foreign_keys(true)
+        .disable_statement_logging())
+}
+
+async fn connect_sqlite(
+    sqlite: &SqliteConnectOptions,
+    connections: u32,
+) -> Result<DatabaseConnection, StoreError> {
+    let sqlite = sqlite.clone();
+    let mut options = ConnectOptions::new("sqlite://vecmill");
+    options
+        .map_sqlx_sqlite_opts(move |_| sqlite.clone())
+        .max_connections(connections)
+        .acquire_timeout(SQLITE_BUSY_TIMEOUT)
+        .sqlx_logging(false)
+        .record_stmt_in_spans(false);
+    Database::connect(options).await.map_err(|error| {
+        if is_sqlite_cannot_open(&error) {
+            StoreError::Setup(
+                "the SQLite file cannot be opened or created; check that its directory exists and \
+                 can be written"
+                    .to_owned(),
+            )
+        } else {
+            connect_error(error)
+        }
+    })
+}
+
+/// What the operator must mend is told apart from a database that is away.
+fn connect_error(error: DbErr) -> StoreError {
+    match StoreError::from(error) {
+        StoreError::Refused(DbErr::Conn(RuntimeErr::SqlxError(error))) => match error.as_ref() {
+            sqlx::Error::Database(error) => StoreError::Setup(format!(
+                "the database refused the connection: {}; check the user, password and database \
+                 name in the DSN",
+                error.message()
+            )),
+            _ => StoreError::Setup(
+                "the connection to the database could not be set up; check the DSN and its TLS \
+                 options"
+                    .to_owned(),
+            ),
+        },
+        error => error,
+    }
+}

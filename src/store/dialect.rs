@@ -1,0 +1,217 @@
+//! Where the SQL of Postgres and of SQLite differ.
+//!
+//! Rows and ids travel as one JSON parameter that the database unfolds into a row source: the
+//! statement is the same for every batch size, no limit on parameters is met, and both databases
+//! can do it.
+
+use sea_orm::{
+    ColumnTrait, DbBackend,
+    sea_query::{Condition, Expr, SimpleExpr},
+};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use entity::node::Column;
+
+use crate::domain::{
+    NodeStatus, TenantId, TenantScope,
+    node::{TEXT_PROPERTIES, text_of_props},
+};
+
+/// The type of a field in a row source.
+#[derive(Clone, Copy)]
+pub(super) enum Kind {
+    Uuid,
+    Text,
+    Int,
+    Double,
+    Bool,
+    /// Any JSON value.
+    Json,
+    /// A JSON array of strings, stored as the column `classes` is.
+    Texts,
+    /// Bytes as hexadecimal digits; SQLite only.
+    Bytes,
+}
+
+/// The SQL of one of the two databases.
+#[derive(Clone, Copy)]
+pub(super) enum Dialect {
+    Postgres,
+    Sqlite,
+}
+
+impl Dialect {
+    pub(super) fn of(backend: DbBackend) -> Self {
+        match backend {
+            DbBackend::Sqlite => Self::Sqlite,
+            _ => Self::Postgres,
+        }
+    }
+
+    /// A row source named `v` of the given fields, unfolded from the JSON array of objects in
+    /// parameter `$1` (made by [`to_json`]). A field that an object lacks is null.
+    pub(super) fn rows(self, fields: &[(&str, Kind)]) -> String {
+        let columns: Vec<String> =
+            fields.iter().map(|&(name, kind)| self.field(name, kind)).collect();
+        let columns = columns.join(", ");
+        match self {
+            Self::Postgres => format!("jsonb_to_recordset($1::text::jsonb) AS v({columns})"),
+            Self::Sqlite => format!("(SELECT {columns} FROM json_each($1)) AS v"),
+        }
+    }
+
+    fn field(self, name: &str, kind: Kind) -> String {
+        match self {
+            Self::Postgres => {
+                let sql_type = match kind {
+                    Kind::Uuid => "uuid",
+                    Kind::Text => "text",
+                    Kind::Int => "integer",
+                    Kind::Double => "double precision",
+                    Kind::Bool => "boolean",
+                    Kind::Json => "jsonb",
+                    Kind::Texts => "text[]",
+                    Kind::Bytes => "bytea",
+                };
+                format!("{name} {sql_type}")
+            }
+            Self::Sqlite => match kind {
+                Kind::Uuid => format!("unhex(value->>'$.{name}', '-') AS {name}"),
+                Kind::Bytes => format!("unhex(value->>'$.{name}') AS {name}"),
+                Kind::Json | Kind::Texts => format!("value->'$.{name}' AS {name}"),
+                Kind::Text | Kind::Int | Kind::Double | Kind::Bool => {
+                    format!("value->>'$.{name}' AS {name}")
+                }
+            },
+        }
+    }
+
+    /// The time of the statement, as the timestamp columns hold it.
+    pub(super) fn now(self) -> &'static str {
+        match self {
+            Self::Postgres => "now()",
+            Self::Sqlite => "strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now')",
+        }
+    }
+
+    /// That the row was last changed more than `seconds` ago.
+    pub(super) fn unchanged_for(self, seconds: f64) -> SimpleExpr {
+        match self {
+            Self::Postgres => Expr::cust_with_values(
+                "coalesce(updated_at, created_at, '-infinity') < now() - make_interval(secs => $1)",
+                [seconds],
+            ),
+            Self::Sqlite => Expr::cust_with_values(
+                "coalesce(updated_at, created_at, '') \
+                 < strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now', ?)",
+                [format!("{} seconds", -seconds)],
+            ),
+        }
+    }
+
+    /// The labels as the text of a JSON array.
+    pub(super) fn classes(self) -> SimpleExpr {
+        match self {
+            Self::Postgres => Expr::cust("to_jsonb(classes)::text"),
+            Self::Sqlite => Expr::cust("classes"),
+        }
+    }
+
+    /// The vector, as [`super::nodes`] reads it.
+    pub(super) fn embedding(self) -> SimpleExpr {
+        match self {
+            Self::Postgres => Expr::cust("embedding::real[]"),
+            Self::Sqlite => Expr::cust("embedding"),
+        }
+    }
+
+    /// That the row is one of these.
+    pub(super) fn id_in(self, ids: &[Uuid]) -> SimpleExpr {
+        match self {
+            Self::Postgres => Expr::cust_with_values("id = ANY($1)", [ids.to_vec()]),
+            Self::Sqlite => Expr::cust_with_values(
+                "id IN (SELECT unhex(value, '-') FROM json_each(?))",
+                [to_json(ids)],
+            ),
+        }
+    }
+
+    /// That the tenant of the row can be one of ours. Another installation may have let a name
+    /// pass that no job can carry.
+    pub(super) fn tenant_is_valid(self) -> SimpleExpr {
+        match self {
+            Self::Postgres => Expr::cust(
+                "(tenant_id IS NULL OR (length(tenant_id) BETWEEN 1 AND 200 \
+                 AND tenant_id !~ '[[:cntrl:]]'))",
+            ),
+            Self::Sqlite => {
+                Expr::cust("(tenant_id IS NULL OR length(tenant_id) BETWEEN 1 AND 200)")
+            }
+        }
+    }
+}
+
+/// That a vector is stored.
+pub(super) fn has_embedding() -> SimpleExpr {
+    Expr::cust("embedding IS NOT NULL")
+}
+
+/// That the row is in the scope; rows without a tenant are the default tenant's.
+pub(super) fn in_scope(scope: &TenantScope) -> Condition {
+    match scope.tenant() {
+        None => Condition::all(),
+        Some(tenant) => Condition::any()
+            .add(Column::TenantId.eq(tenant.as_str()))
+            .add_option((*tenant == TenantId::default()).then(|| Column::TenantId.is_null())),
+    }
+}
+
+/// The tenant of a row; none if its name is not valid.
+pub(super) fn tenant_of(column: Option<String>) -> Option<TenantId> {
+    column.map_or_else(|| Some(TenantId::default()), |name| TenantId::new(name).ok())
+}
+
+/// The status of a row. One that we do not know, which only another program can have written,
+/// counts as failed, so that an operator sees it and nothing waits for it.
+pub(super) fn status_of(column: &str) -> NodeStatus {
+    column.parse().unwrap_or(NodeStatus::Failed)
+}
+
+/// The text by the rule of [`text_of_props`], as an expression over a jsonb column.
+pub(super) fn postgres_text(props: &str) -> String {
+    let cases: Vec<String> = TEXT_PROPERTIES
+        .iter()
+        .map(|name| {
+            format!(
+                "WHEN jsonb_typeof({props}->'{name}') = 'string' AND {props}->>'{name}' <> '' \
+                 THEN {props}->>'{name}'"
+            )
+        })
+        .collect();
+    format!("CASE {} END", cases.join(" "))
+}
+
+/// The text by the rule of [`text_of_props`] in the JSON that SQLite holds; none if another
+/// program left there what is no JSON object.
+pub(super) fn sqlite_text(props: &str) -> Option<String> {
+    let props: Map<String, Value> = serde_json::from_str(props).ok()?;
+    text_of_props(&props).map(str::to_owned)
+}
+
+/// The parameter of [`Dialect::rows`].
+pub(super) fn to_json<T: Serialize + ?Sized>(rows: &T) -> String {
+    // Plain data with string keys always serialises; an empty source changes no row.
+    serde_json::to_string(rows).unwrap_or_else(|_| "[]".to_owned())
+}
+
+/// Bytes as lower-case hexadecimal digits.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut digits, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(digits, "{byte:02x}");
+        digits
+    })
+}

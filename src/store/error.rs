@@ -1,0 +1,109 @@
+//! Which database errors mean that the database is away.
+
+use sea_orm::{DbErr, RuntimeErr, sqlx};
+
+use super::StoreError;
+
+impl StoreError {
+    /// Whether the same call may succeed later, with nobody changing anything but the database
+    /// coming back.
+    pub fn is_unavailable(&self) -> bool {
+        matches!(self, Self::Unavailable(_))
+    }
+}
+
+impl From<DbErr> for StoreError {
+    fn from(error: DbErr) -> Self {
+        let unavailable = match &error {
+            DbErr::ConnectionAcquire(_) => true,
+            DbErr::Conn(runtime) | DbErr::Exec(runtime) | DbErr::Query(runtime) => {
+                is_unavailable(runtime)
+            }
+            _ => false,
+        };
+        if unavailable { Self::Unavailable(error) } else { Self::Refused(error) }
+    }
+}
+
+fn is_unavailable(error: &RuntimeErr) -> bool {
+    let RuntimeErr::SqlxError(error) = error else {
+        return false;
+    };
+    match error.as_ref() {
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => true,
+        sqlx::Error::Database(error) => {
+            let code = error.code().unwrap_or_default();
+            if error.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some() {
+                sqlite_code_is_passing(&code)
+            } else {
+                postgres_code_is_passing(&code)
+            }
+        }
+        _ => false,
+    }
+}
+
+/// Connection lost (08), no resources (53), shut down or starting (57P), statement cancelled,
+/// rolled back in favour of another (40), lock not granted, not the primary (any more).
+fn postgres_code_is_passing(code: &str) -> bool {
+    code.starts_with("08")
+        || code.starts_with("40")
+        || code.starts_with("53")
+        || code.starts_with("57P")
+        || matches!(code, "57014" | "55P03" | "25006")
+}
+
+const SQLITE_BUSY: i32 = 5;
+const SQLITE_LOCKED: i32 = 6;
+const SQLITE_IOERR: i32 = 10;
+const SQLITE_FULL: i32 = 13;
+const SQLITE_CANTOPEN: i32 = 14;
+
+fn sqlite_code_is_passing(code: &str) -> bool {
+    matches!(
+        sqlite_primary_code(code),
+        Some(SQLITE_BUSY | SQLITE_LOCKED | SQLITE_IOERR | SQLITE_FULL | SQLITE_CANTOPEN)
+    )
+}
+
+/// The low byte of an extended code.
+fn sqlite_primary_code(code: &str) -> Option<i32> {
+    code.parse::<i32>().ok().map(|code| code & 0xff)
+}
+
+/// Whether SQLite could not open or create its file.
+pub(super) fn is_sqlite_cannot_open(error: &DbErr) -> bool {
+    let DbErr::Conn(RuntimeErr::SqlxError(error)) = error else {
+        return false;
+    };
+    error
+        .as_database_error()
+        .and_then(|error| sqlite_primary_code(&error.code()?))
+        .is_some_and(|code| code == SQLITE_CANTOPEN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_passes_by_itself_is_unavailable() {
+        for code in ["08006", "40P01", "53100", "53300", "57P01", "57P03"] {
+            assert!(postgres_code_is_passing(code), "{code}");
+        }
+        for code in ["23505", "22P05", "42P01", "28P01", ""] {
+            assert!(!postgres_code_is_passing(code), "{code}");
+        }
+        for code in ["5", "517", "13", "3850"] {
+            assert!(sqlite_code_is_passing(code), "{code}");
+        }
+        for code in ["1", "19", "2067", ""] {
+            assert!(!sqlite_code_is_passing(code), "{code}");
+        }
+    }
+}

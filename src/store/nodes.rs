@@ -1,0 +1,275 @@
+//! What HTTP asks of the nodes: writing, listing, reading, counting.
+
+use entity::node::{Column, Entity, Model};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, EntityTrait, ExprTrait, FromQueryResult, PaginatorTrait,
+    QueryFilter, QueryOrder, QueryResult, QuerySelect, QueryTrait, Select, Statement,
+};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use super::{
+    NodeDetail, NodeFilter, NodeSummary, Outcome, StatusCounts, Store, StoreError, Vector,
+    dialect::{Dialect, Kind, has_embedding, in_scope, status_of, tenant_of, to_json},
+    results, work,
+};
+use crate::domain::{NewNode, NodeStatus, TenantScope};
+
+/// A new node as the database unfolds it.
+#[derive(Serialize)]
+struct NewRow<'a> {
+    id: Uuid,
+    tenant_id: &'a str,
+    classes: &'a [String],
+    props: &'a Map<String, Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload_ref: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: Option<&'a Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refresh_policy: Option<&'a Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    triggers: Option<&'a Value>,
+}
+
+impl<'a> From<&'a NewNode> for NewRow<'a> {
+    fn from(node: &'a NewNode) -> Self {
+        let not_null = |value: &'a Option<Value>| value.as_ref().filter(|value| !value.is_null());
+        Self {
+            id: node.id,
+            tenant_id: node.tenant_id.as_str(),
+            classes: &node.classes,
+            props: &node.props,
+            payload_ref: node.payload_ref.as_deref(),
+            metadata: not_null(&node.metadata),
+            refresh_policy: not_null(&node.refresh_policy),
+            triggers: not_null(&node.triggers),
+        }
+    }
+}
+
+const NEW_ROW: [(&str, Kind); 8] = [
+    ("id", Kind::Uuid),
+    ("tenant_id", Kind::Text),
+    ("classes", Kind::Texts),
+    ("props", Kind::Json),
+    ("payload_ref", Kind::Text),
+    ("metadata", Kind::Json),
+    ("refresh_policy", Kind::Json),
+    ("triggers", Kind::Json),
+];
+
+impl Store {
+    /// Writes the nodes, all or none; they are durable when this returns.
+    pub async fn insert_nodes(
+        &self,
+        nodes: &[NewNode],
+        status: NodeStatus,
+    ) -> Result<(), StoreError> {
+        insert(&self.writer, nodes.iter(), status).await
+    }
+
+    /// Writes nodes that were embedded before they were stored, all or none: each with its
+    /// vector as `ready`, or with the outcome that it has instead.
+    pub async fn insert_ready(
+        &self,
+        nodes: &[(NewNode, Result<Vector, Outcome>)],
+    ) -> Result<(), StoreError> {
+        let vectors: Vec<&Vector> =
+            nodes.iter().filter_map(|(_, result)| result.as_ref().ok()).collect();
+        let outcomes: Vec<&Outcome> =
+            nodes.iter().filter_map(|(_, result)| result.as_ref().err()).collect();
+        let transaction = self.begin_write().await?;
+        insert(&transaction, nodes.iter().map(|(node, _)| node), NodeStatus::Processing).await?;
+        let stored = results::complete(&transaction, self.dimension, &vectors).await?;
+        if stored.len() != vectors.len() {
+            return Err(StoreError::Refused(sea_orm::DbErr::RecordNotUpdated));
+        }
+        work::record(&transaction, &outcomes).await?;
+        Ok(transaction.commit().await?)
+    }
+
+    /// Removes those of the nodes that are still `queued`: the undoing of an ingest whose jobs
+    /// could not be published.
+    pub async fn delete_queued(&self, ids: &[Uuid]) -> Result<(), StoreError> {
+        Entity::delete_many()
+            .filter(self.dialect().id_in(ids))
+            .filter(Column::EmbeddingStatus.eq(NodeStatus::Queued.as_str()))
+            .exec(&self.writer)
+            .await?;
+        Ok(())
+    }
+
+    /// The nodes that the filter wants, oldest first, and how many there are without its limit
+    /// and offset.
+    pub async fn list(&self, filter: &NodeFilter) -> Result<(Vec<NodeSummary>, u64), StoreError> {
+        let mut wanted = Entity::find().filter(in_scope(&filter.scope));
+        if let Some(status) = filter.status {
+            wanted = wanted.filter(Column::EmbeddingStatus.eq(status.as_str()));
+        }
+        if let Some(wants_embedding) = filter.has_embedding {
+            let present = has_embedding();
+            wanted = wanted.filter(if wants_embedding { present } else { present.not() });
+        }
+        let total = wanted.clone().count(&self.db).await?;
+        let page = wanted
+            .select_only()
+            .columns([
+                Column::Id,
+                Column::EmbeddingStatus,
+                Column::EmbeddingError,
+                Column::EmbeddingAttempts,
+            ])
+            .order_by_asc(Column::CreatedAt)
+            .order_by_asc(Column::Id)
+            .limit(filter.limit)
+            .offset(filter.offset);
+        let rows = self.with_expressions(page).into_model::<SummaryRow>().all(&self.db).await?;
+        Ok((rows.into_iter().map(NodeSummary::from).collect(), total))
+    }
+
+    /// A node of the scope, with its vector if that is asked for.
+    pub async fn get(
+        &self,
+        scope: &TenantScope,
+        id: Uuid,
+        include_embedding: bool,
+    ) -> Result<Option<NodeDetail>, StoreError> {
+        let mut select =
+            self.with_expressions(Entity::find()).filter(Column::Id.eq(id)).filter(in_scope(scope));
+        if include_embedding {
+            select = select.expr_as(self.dialect().embedding(), "embedding");
+        }
+        let Some(row) = self.db.query_one(&select.into_query()).await? else {
+            return Ok(None);
+        };
+        let embedding = if include_embedding { self.read_embedding(&row)? } else { None };
+        Ok(detail(&row, embedding)?)
+    }
+
+    /// How many nodes of the scope are in each status.
+    pub async fn status_counts(&self, scope: &TenantScope) -> Result<StatusCounts, StoreError> {
+        let rows: Vec<(String, i64)> = Entity::find()
+            .select_only()
+            .column(Column::EmbeddingStatus)
+            .column_as(Column::Id.count(), "nodes")
+            .filter(in_scope(scope))
+            .group_by(Column::EmbeddingStatus)
+            .into_tuple()
+            .all(&self.db)
+            .await?;
+        let mut counts = StatusCounts::default();
+        for (status, nodes) in rows {
+            *match status_of(&status) {
+                NodeStatus::Queued => &mut counts.queued,
+                NodeStatus::Processing => &mut counts.processing,
+                NodeStatus::Ready => &mut counts.ready,
+                NodeStatus::Failed => &mut counts.failed,
+                NodeStatus::Skipped => &mut counts.skipped,
+            } += nodes.unsigned_abs();
+        }
+        Ok(counts)
+    }
+
+    pub(super) fn dialect(&self) -> Dialect {
+        Dialect::of(self.db.get_database_backend())
+    }
+
+    fn with_expressions(&self, select: Select<Entity>) -> Select<Entity> {
+        select
+            .expr_as(self.dialect().classes(), "classes")
+            .expr_as(has_embedding(), "has_embedding")
+    }
+
+    fn read_embedding(&self, row: &QueryResult) -> Result<Option<Vec<f32>>, StoreError> {
+        Ok(match self.dialect() {
+            Dialect::Postgres => row.try_get("", "embedding")?,
+            Dialect::Sqlite => {
+                let blob: Option<Vec<u8>> = row.try_get("", "embedding")?;
+                blob.as_deref().map(results::from_blob)
+            }
+        })
+    }
+}
+
+async fn insert(
+    db: &impl ConnectionTrait,
+    nodes: impl Iterator<Item = &NewNode>,
+    status: NodeStatus,
+) -> Result<(), StoreError> {
+    let rows: Vec<NewRow<'_>> = nodes.map(NewRow::from).collect();
+    let backend = db.get_database_backend();
+    let dialect = Dialect::of(backend);
+    let columns = NEW_ROW.map(|(name, _)| name).join(", ");
+    let sql = format!(
+        "INSERT INTO nodes ({columns}, embedding_status, embedding_attempts, version, \
+         created_at, updated_at) \
+         SELECT {columns}, $2, 0, 1, {now}, {now} FROM {rows}",
+        now = dialect.now(),
+        rows = dialect.rows(&NEW_ROW),
+    );
+    let values = [to_json(&rows).into(), status.as_str().into()];
+    db.execute_raw(Statement::from_sql_and_values(backend, sql, values)).await?;
+    Ok(())
+}
+
+#[derive(FromQueryResult)]
+struct SummaryRow {
+    id: Uuid,
+    classes: Option<String>,
+    has_embedding: bool,
+    embedding_status: String,
+    embedding_error: Option<String>,
+    embedding_attempts: Option<i32>,
+}
+
+impl From<SummaryRow> for NodeSummary {
+    fn from(row: SummaryRow) -> Self {
+        Self {
+            id: row.id,
+            classes: row
+                .classes
+                .and_then(|classes| serde_json::from_str(&classes).ok())
+                .unwrap_or_default(),
+            has_embedding: row.has_embedding,
+            status: status_of(&row.embedding_status),
+            error: row.embedding_error,
+            attempts: count(row.embedding_attempts),
+        }
+    }
+}
+
+/// The node in a row that holds all columns of the entity and the expressions of a listing;
+/// none if its tenant's name is not valid.
+fn detail(
+    row: &QueryResult,
+    embedding: Option<Vec<f32>>,
+) -> Result<Option<NodeDetail>, sea_orm::DbErr> {
+    let summary = NodeSummary::from(SummaryRow::from_query_result(row, "")?);
+    let model = Model::from_query_result(row, "")?;
+    Ok(tenant_of(model.tenant_id).map(|tenant_id| NodeDetail {
+        summary,
+        tenant_id,
+        props: match model.props {
+            Some(Value::Object(props)) => props,
+            _ => Map::new(),
+        },
+        payload_ref: model.payload_ref,
+        metadata: model.metadata,
+        refresh_policy: model.refresh_policy,
+        triggers: model.triggers,
+        version: model.version.unwrap_or(1),
+        embedding_updated_at: model.embedding_updated_at,
+        last_refreshed: model.last_refreshed,
+        drift_score: model.drift_score,
+        truncated: model.embedding_truncated,
+        created_at: model.created_at,
+        updated_at: model.updated_at,
+        embedding,
+    }))
+}
+
+fn count(column: Option<i32>) -> u32 {
+    column.and_then(|attempts| u32::try_from(attempts).ok()).unwrap_or_default()
+}

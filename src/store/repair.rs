@@ -1,0 +1,161 @@
+//! What the sweep and an operator's requeue look for, and what they mend.
+
+use entity::node::{Column, Entity};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, EntityTrait, FromQueryResult, QueryFilter, QueryOrder,
+    QuerySelect, Select, Statement,
+    sea_query::{Expr, ExprTrait},
+};
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::{
+    Candidate, RequeueFilter, Store, StoreError,
+    dialect::{Kind, has_embedding, in_scope, status_of, tenant_of, to_json},
+};
+use crate::domain::{NodeStatus, TenantId, TenantScope};
+
+impl Store {
+    /// The nodes that an operator wants enqueued, oldest first.
+    pub async fn requeue_candidates(
+        &self,
+        filter: &RequeueFilter,
+    ) -> Result<Vec<Candidate>, StoreError> {
+        let mut wanted = Entity::find().filter(in_scope(&filter.scope));
+        if let Some(ids) = &filter.node_ids {
+            wanted = wanted.filter(self.dialect().id_in(ids));
+        }
+        if let Some(status) = filter.status {
+            wanted = wanted.filter(Column::EmbeddingStatus.eq(status.as_str()));
+        }
+        if filter.only_missing_embedding {
+            wanted = wanted.filter(has_embedding().not());
+        }
+        let wanted =
+            wanted.order_by_asc(Column::CreatedAt).order_by_asc(Column::Id).limit(filter.limit);
+        self.candidates(wanted).await
+    }
+
+    /// Nodes `queued` or `processing` that nothing changed for `older_than_seconds`, in the order
+    /// of their ids, from behind `after`. Fewer than `limit` are the last.
+    pub async fn open_nodes(
+        &self,
+        after: Option<Uuid>,
+        limit: u64,
+        older_than_seconds: f64,
+    ) -> Result<Vec<Candidate>, StoreError> {
+        // Spelled out, because a parameter would hide the partial index from the planner.
+        let open = Expr::cust("embedding_status IN ('queued', 'processing')");
+        let mut wanted = Entity::find()
+            .filter(open)
+            .filter(self.dialect().unchanged_for(older_than_seconds))
+            .order_by_asc(Column::Id)
+            .limit(limit);
+        if let Some(after) = after {
+            wanted = wanted.filter(Column::Id.gt(after));
+        }
+        self.candidates(wanted).await
+    }
+
+    /// Marks nodes that have a vector, and are `queued` or `failed` all the same, as `ready`;
+    /// answers how many.
+    pub async fn backfill_ready(
+        &self,
+        scope: &TenantScope,
+        node_ids: Option<&[Uuid]>,
+    ) -> Result<u64, StoreError> {
+        let dialect = self.dialect();
+        let mut update = Entity::update_many()
+            .col_expr(Column::EmbeddingStatus, NodeStatus::Ready.as_str().into())
+            .col_expr(Column::EmbeddingError, Expr::cust("NULL"))
+            .col_expr(Column::UpdatedAt, Expr::cust(dialect.now()))
+            .filter(in_scope(scope))
+            .filter(has_embedding())
+            .filter(
+                Column::EmbeddingStatus
+                    .is_in([NodeStatus::Queued.as_str(), NodeStatus::Failed.as_str()]),
+            );
+        if let Some(ids) = node_ids {
+            update = update.filter(dialect.id_in(ids));
+        }
+        Ok(update.exec(&self.writer).await?.rows_affected)
+    }
+
+    /// Puts nodes to `queued` with attempts counted from 0 again, each only while it still is in
+    /// the given status; answers those that were.
+    pub async fn mark_queued(
+        &self,
+        ids_with_status: &[(Uuid, NodeStatus)],
+    ) -> Result<Vec<Uuid>, StoreError> {
+        #[derive(Serialize)]
+        struct Row {
+            id: Uuid,
+            status: &'static str,
+        }
+        let rows: Vec<Row> = ids_with_status
+            .iter()
+            .map(|&(id, status)| Row { id, status: status.as_str() })
+            .collect();
+        let dialect = self.dialect();
+        let sql = format!(
+            "UPDATE nodes SET embedding_status = 'queued', embedding_attempts = 0, \
+             embedding_error = NULL, updated_at = {now} \
+             FROM {rows} WHERE nodes.id = v.id AND nodes.embedding_status = v.status \
+             RETURNING nodes.id",
+            now = dialect.now(),
+            rows = dialect.rows(&[("id", Kind::Uuid), ("status", Kind::Text)]),
+        );
+        let values = [to_json(&rows).into()];
+        let backend = self.writer.get_database_backend();
+        let marked =
+            self.writer.query_all_raw(Statement::from_sql_and_values(backend, sql, values)).await?;
+        Ok(marked.iter().map(|row| row.try_get("", "id")).collect::<Result<_, _>>()?)
+    }
+
+    /// The owners of those of the nodes that exist.
+    pub async fn tenants_of(&self, ids: &[Uuid]) -> Result<Vec<(Uuid, TenantId)>, StoreError> {
+        let rows: Vec<(Uuid, Option<String>)> = Entity::find()
+            .select_only()
+            .columns([Column::Id, Column::TenantId])
+            .filter(self.dialect().id_in(ids))
+            .into_tuple()
+            .all(&self.db)
+            .await?;
+        Ok(rows
+            .into_iter()
+            .filter_map(|(id, tenant)| tenant_of(tenant).map(|tenant| (id, tenant)))
+            .collect())
+    }
+
+    /// Leaves out nodes whose tenant no job can carry, before the limit is counted.
+    async fn candidates(&self, wanted: Select<Entity>) -> Result<Vec<Candidate>, StoreError> {
+        let rows: Vec<CandidateRow> = wanted
+            .filter(self.dialect().tenant_is_valid())
+            .select_only()
+            .columns([Column::Id, Column::TenantId, Column::EmbeddingStatus])
+            .expr_as(has_embedding(), "has_embedding")
+            .into_model()
+            .all(&self.db)
+            .await?;
+        Ok(rows.into_iter().filter_map(CandidateRow::into_candidate).collect())
+    }
+}
+
+#[derive(FromQueryResult)]
+struct CandidateRow {
+    id: Uuid,
+    tenant_id: Option<String>,
+    embedding_status: String,
+    has_embedding: bool,
+}
+
+impl CandidateRow {
+    fn into_candidate(self) -> Option<Candidate> {
+        Some(Candidate {
+            id: self.id,
+            tenant_id: tenant_of(self.tenant_id)?,
+            status: status_of(&self.embedding_status),
+            has_embedding: self.has_embedding,
+        })
+    }
+}

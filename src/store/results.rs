@@ -1,0 +1,222 @@
+//! Storing vectors: one guarded statement a batch.
+
+use std::collections::HashMap;
+
+use sea_orm::{
+    ConnectionTrait, DbBackend, FromQueryResult, Statement,
+    sea_query::{Alias, Query},
+};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use super::{
+    Store, StoreError, Vector,
+    dialect::{Dialect, Kind, hex, postgres_text, sqlite_text, to_json},
+};
+
+impl Store {
+    /// Stores the vectors and marks their nodes `ready`; answers the ids of those stored.
+    ///
+    /// A row takes its vector only while its text still is the one that was embedded; for a row
+    /// with a `payload_ref`, whose text is not in the database, the caller's word is taken. A
+    /// vector whose length is not the dimension of the store fails the batch.
+    pub async fn complete(&self, vectors: &[Vector]) -> Result<Vec<Uuid>, StoreError> {
+        let vectors: Vec<&Vector> = vectors.iter().collect();
+        match self.dialect() {
+            Dialect::Postgres => complete(&self.writer, self.dimension, &vectors).await,
+            Dialect::Sqlite => {
+                let transaction = self.begin_write().await?;
+                let stored = complete(&transaction, self.dimension, &vectors).await?;
+                transaction.commit().await?;
+                Ok(stored)
+            }
+        }
+    }
+}
+
+/// See [`Store::complete`]. In SQLite `db` must be a transaction that holds the write lock.
+pub(super) async fn complete(
+    db: &impl ConnectionTrait,
+    dimension: usize,
+    vectors: &[&Vector],
+) -> Result<Vec<Uuid>, StoreError> {
+    if vectors.is_empty() {
+        return Ok(Vec::new());
+    }
+    if let Some(wrong) = vectors.iter().find(|vector| vector.values.len() != dimension) {
+        return Err(StoreError::Dimension { column: dimension, model: wrong.values.len() });
+    }
+    match Dialect::of(db.get_database_backend()) {
+        Dialect::Postgres => complete_postgres(db, dimension, vectors).await,
+        Dialect::Sqlite => complete_sqlite(db, vectors).await,
+    }
+}
+
+/// A vector as the database unfolds it, with what one of the two databases needs beside.
+#[derive(Serialize)]
+struct VectorRow<'a> {
+    id: Uuid,
+    source_hash: &'a str,
+    truncated: bool,
+    attempts: i32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    position: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text_hash: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    embedding: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    drift: Option<f64>,
+}
+
+impl<'a> From<&'a Vector> for VectorRow<'a> {
+    fn from(vector: &'a Vector) -> Self {
+        Self {
+            id: vector.id,
+            source_hash: &vector.source_hash,
+            truncated: vector.truncated,
+            attempts: i32::try_from(vector.attempts).unwrap_or(i32::MAX),
+            position: None,
+            text_hash: None,
+            embedding: None,
+            drift: None,
+        }
+    }
+}
+
+const VECTOR_ROW: [(&str, Kind); 4] = [
+    ("id", Kind::Uuid),
+    ("source_hash", Kind::Text),
+    ("truncated", Kind::Bool),
+    ("attempts", Kind::Int),
+];
+
+/// The assignments of a success; `v` is the row source.
+fn assignments(dialect: Dialect) -> String {
+    format!(
+        "embedding = v.embedding, embedding_status = 'ready', embedding_error = NULL, \
+         embedding_attempts = v.attempts, embedding_source_hash = v.source_hash, \
+         embedding_truncated = v.truncated, embedding_updated_at = {now}, \
+         last_refreshed = {now}, updated_at = {now}",
+        now = dialect.now()
+    )
+}
+
+/// The texts are compared by their hashes, so that none travels to the database again. The
+/// components of all vectors travel as one binary array, and are cut apart there.
+async fn complete_postgres(
+    db: &impl ConnectionTrait,
+    dimension: usize,
+    vectors: &[&Vector],
+) -> Result<Vec<Uuid>, StoreError> {
+    let rows: Vec<VectorRow<'_>> = vectors
+        .iter()
+        .enumerate()
+        .map(|(position, vector)| VectorRow {
+            position: Some(position),
+            text_hash: Some(hex(&Sha256::digest(vector.text.as_bytes()))),
+            ..VectorRow::from(*vector)
+        })
+        .collect();
+    let components: Vec<f32> =
+        vectors.iter().flat_map(|vector| vector.values.iter().copied()).collect();
+    let fields = [VECTOR_ROW.as_slice(), &[("position", Kind::Int), ("text_hash", Kind::Text)]];
+    let sql = format!(
+        "WITH v AS MATERIALIZED ( \
+           SELECT v.*, ($2::real[])[v.position * $3 + 1 : (v.position + 1) * $3]::vector \
+                       AS embedding \
+           FROM {rows} \
+         ) UPDATE nodes AS n SET {assignments}, drift_score = CASE \
+             WHEN n.embedding IS NULL OR vector_dims(n.embedding) <> $3 THEN 0 \
+             ELSE coalesce(nullif(n.embedding <=> v.embedding, 'NaN'), 0) END \
+         FROM v WHERE n.id = v.id AND (n.payload_ref IS NOT NULL \
+           OR encode(sha256(convert_to({text}, 'UTF8')), 'hex') = v.text_hash) \
+         RETURNING n.id",
+        rows = Dialect::Postgres.rows(&fields.concat()),
+        assignments = assignments(Dialect::Postgres),
+        text = postgres_text("n.props"),
+    );
+    let dimension = i32::try_from(dimension).unwrap_or(i32::MAX);
+    let values = [to_json(&rows).into(), components.into(), dimension.into()];
+    let statement = Statement::from_sql_and_values(DbBackend::Postgres, sql, values);
+    let stored = db.query_all_raw(statement).await?;
+    Ok(stored.iter().map(|row| row.try_get("", "id")).collect::<Result<_, _>>()?)
+}
+
+/// What the guard and the drift look at.
+#[derive(FromQueryResult)]
+struct OldRow {
+    id: Uuid,
+    props: Option<String>,
+    payload_ref: Option<String>,
+    embedding: Option<Vec<u8>>,
+}
+
+async fn complete_sqlite(
+    db: &impl ConnectionTrait,
+    vectors: &[&Vector],
+) -> Result<Vec<Uuid>, StoreError> {
+    let ids: Vec<Uuid> = vectors.iter().map(|vector| vector.id).collect();
+    let columns = ["id", "props", "payload_ref", "embedding"].map(Alias::new);
+    let select = Query::select()
+        .columns(columns)
+        .from(Alias::new("nodes"))
+        .and_where(Dialect::Sqlite.id_in(&ids))
+        .take();
+    let old: HashMap<Uuid, OldRow> = db
+        .query_all(&select)
+        .await?
+        .iter()
+        .map(|row| OldRow::from_query_result(row, "").map(|row| (row.id, row)))
+        .collect::<Result<_, _>>()?;
+    let rows: Vec<VectorRow<'_>> = vectors
+        .iter()
+        .filter_map(|vector| {
+            let old = old.get(&vector.id)?;
+            let text = old.props.as_deref().and_then(sqlite_text);
+            if old.payload_ref.is_none() && text.as_deref() != Some(vector.text.as_str()) {
+                return None;
+            }
+            let drift =
+                old.embedding.as_deref().map_or(0.0, |old| drift(&from_blob(old), &vector.values));
+            Some(VectorRow {
+                embedding: Some(hex(&to_blob(&vector.values))),
+                drift: Some(drift),
+                ..VectorRow::from(*vector)
+            })
+        })
+        .collect();
+    let fields = [VECTOR_ROW.as_slice(), &[("embedding", Kind::Bytes), ("drift", Kind::Double)]];
+    let sql = format!(
+        "UPDATE nodes AS n SET {assignments}, drift_score = v.drift \
+         FROM {rows} WHERE n.id = v.id",
+        assignments = assignments(Dialect::Sqlite),
+        rows = Dialect::Sqlite.rows(&fields.concat()),
+    );
+    let values = [to_json(&rows).into()];
+    db.execute_raw(Statement::from_sql_and_values(DbBackend::Sqlite, sql, values)).await?;
+    Ok(rows.iter().map(|row| row.id).collect())
+}
+
+/// 1 − cosine; 0 when there is nothing to compare, as in Postgres.
+fn drift(old: &[f32], new: &[f32]) -> f64 {
+    let dot = |a: &[f32], b: &[f32]| -> f64 {
+        a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+    };
+    let norms = dot(old, old).sqrt() * dot(new, new).sqrt();
+    if old.len() != new.len() || norms == 0.0 {
+        return 0.0;
+    }
+    1.0 - (dot(old, new) / norms).clamp(-1.0, 1.0)
+}
+
+fn to_blob(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+/// The components of a vector in SQLite.
+pub(super) fn from_blob(blob: &[u8]) -> Vec<f32> {
+    let (values, _) = blob.as_chunks::<4>();
+    values.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
+}

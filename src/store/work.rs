@@ -1,0 +1,230 @@
+//! What a worker does to the rows of the jobs that it claimed.
+
+use std::collections::HashMap;
+
+use entity::node::{Column, Entity};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, FromQueryResult, QueryFilter,
+    QuerySelect, Statement,
+};
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::{
+    BeginJob, Outcome, Store, StoreError, TextRow,
+    dialect::{
+        Dialect, Kind, has_embedding, postgres_text, sqlite_text, status_of, tenant_of, to_json,
+    },
+};
+use crate::domain::{NodeStatus, TenantId};
+
+/// The longest reason that a row keeps, in characters.
+const ERROR_MAX_CHARS: usize = 500;
+
+impl Store {
+    /// Reads the rows of claimed jobs and marks them `processing`, at once.
+    ///
+    /// The text is the one of [`crate::domain::node::text_of_props`]; Postgres finds it itself, so
+    /// that no properties that Rust cannot read spoil the batch.
+    ///
+    /// A job whose node is gone, or belongs to another tenant, has no row in the answer. A row
+    /// that is `ready` with a vector is marked only for a refresh; otherwise it is answered as it
+    /// is, and the caller finds out by [`TextRow::source_hash`] whether the job is done.
+    pub async fn begin(&self, jobs: &[BeginJob]) -> Result<Vec<TextRow>, StoreError> {
+        if jobs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let rows = match self.dialect() {
+            Dialect::Postgres => self.begin_postgres(jobs).await?,
+            Dialect::Sqlite => {
+                let transaction = self.begin_write().await?;
+                let rows = begin_sqlite(&transaction, jobs).await?;
+                transaction.commit().await?;
+                rows
+            }
+        };
+        Ok(rows.into_iter().map(TextRow::from).collect())
+    }
+
+    /// Writes how the nodes left `processing` without a vector. A row that is no longer
+    /// `queued` or `processing` keeps what it has.
+    pub async fn record(&self, outcomes: &[Outcome]) -> Result<(), StoreError> {
+        record(&self.writer, &outcomes.iter().collect::<Vec<_>>()).await
+    }
+
+    /// Puts nodes that are `processing` back to `queued`: their lease was lost or handed back.
+    pub async fn return_to_queue(&self, ids: &[Uuid]) -> Result<(), StoreError> {
+        let dialect = self.dialect();
+        Entity::update_many()
+            .col_expr(Column::EmbeddingStatus, NodeStatus::Queued.as_str().into())
+            .col_expr(Column::UpdatedAt, sea_orm::sea_query::Expr::cust(dialect.now()))
+            .filter(dialect.id_in(ids))
+            .filter(Column::EmbeddingStatus.eq(NodeStatus::Processing.as_str()))
+            .exec(&self.writer)
+            .await?;
+        Ok(())
+    }
+
+    async fn begin_postgres(&self, jobs: &[BeginJob]) -> Result<Vec<WorkRow>, StoreError> {
+        // The lock makes `old` see the row as the update finds it, not as the snapshot has it.
+        // Locking in the order of ids keeps two workers from waiting for each other.
+        let sql = format!(
+            "WITH old AS MATERIALIZED ( \
+               SELECT n.id, n.tenant_id, {text} AS text, n.payload_ref, n.embedding_status, \
+                      n.embedding_source_hash, n.embedding IS NOT NULL AS has_embedding, \
+                      v.refresh \
+               FROM nodes AS n JOIN {rows} \
+                 ON n.id = v.id AND coalesce(n.tenant_id, $2) = v.tenant_id \
+               ORDER BY n.id FOR UPDATE OF n \
+             ), marked AS ( \
+               UPDATE nodes AS n SET embedding_status = 'processing', updated_at = now() \
+               FROM old WHERE n.id = old.id \
+                 AND (old.refresh OR NOT (old.embedding_status = 'ready' AND old.has_embedding)) \
+             ) SELECT * FROM old",
+            text = postgres_text("n.props"),
+            rows = Dialect::Postgres.rows(&[
+                ("id", Kind::Uuid),
+                ("tenant_id", Kind::Text),
+                ("refresh", Kind::Bool),
+            ]),
+        );
+        let default_tenant = TenantId::default();
+        let values = [to_json(&merged(jobs)).into(), default_tenant.as_str().into()];
+        let statement =
+            Statement::from_sql_and_values(self.writer.get_database_backend(), sql, values);
+        Ok(WorkRow::find_by_statement(statement).all(&self.writer).await?)
+    }
+}
+
+/// The transaction holds the write lock of the file, so that nothing changes in between.
+async fn begin_sqlite(
+    transaction: &DatabaseTransaction,
+    jobs: &[BeginJob],
+) -> Result<Vec<WorkRow>, StoreError> {
+    let jobs: HashMap<(Uuid, &str), bool> =
+        merged(jobs).into_iter().map(|job| ((job.id, job.tenant_id), job.refresh)).collect();
+    let ids: Vec<Uuid> = jobs.keys().map(|(id, _)| *id).collect();
+    let mut rows: Vec<WorkRow> = Entity::find()
+        .select_only()
+        .columns([
+            Column::Id,
+            Column::TenantId,
+            Column::PayloadRef,
+            Column::EmbeddingStatus,
+            Column::EmbeddingSourceHash,
+        ])
+        .column_as(Column::Props, "text")
+        .expr_as(has_embedding(), "has_embedding")
+        .filter(Dialect::Sqlite.id_in(&ids))
+        .into_model()
+        .all(transaction)
+        .await?;
+    let refresh_of = |row: &WorkRow| {
+        let tenant = tenant_of(row.tenant_id.clone())?;
+        jobs.get(&(row.id, tenant.as_str())).copied()
+    };
+    rows.retain(|row| refresh_of(row).is_some());
+    for row in &mut rows {
+        row.text = row.text.as_deref().and_then(sqlite_text);
+    }
+    let marked: Vec<Uuid> = rows
+        .iter()
+        .filter(|row| {
+            let done = status_of(&row.embedding_status) == NodeStatus::Ready && row.has_embedding;
+            refresh_of(row) == Some(true) || !done
+        })
+        .map(|row| row.id)
+        .collect();
+    Entity::update_many()
+        .col_expr(Column::EmbeddingStatus, NodeStatus::Processing.as_str().into())
+        .col_expr(Column::UpdatedAt, sea_orm::sea_query::Expr::cust(Dialect::Sqlite.now()))
+        .filter(Dialect::Sqlite.id_in(&marked))
+        .exec(transaction)
+        .await?;
+    Ok(rows)
+}
+
+#[derive(Serialize)]
+struct JobRow<'a> {
+    id: Uuid,
+    tenant_id: &'a str,
+    refresh: bool,
+}
+
+/// One entry a node, also when several jobs name it; a refresh among them wins.
+fn merged(jobs: &[BeginJob]) -> Vec<JobRow<'_>> {
+    let mut merged: HashMap<(Uuid, &str), bool> = HashMap::new();
+    for job in jobs {
+        *merged.entry((job.id, job.tenant_id.as_str())).or_default() |= job.refresh;
+    }
+    merged.into_iter().map(|((id, tenant_id), refresh)| JobRow { id, tenant_id, refresh }).collect()
+}
+
+#[derive(FromQueryResult)]
+struct WorkRow {
+    id: Uuid,
+    tenant_id: Option<String>,
+    text: Option<String>,
+    payload_ref: Option<String>,
+    embedding_status: String,
+    embedding_source_hash: Option<String>,
+    has_embedding: bool,
+}
+
+impl From<WorkRow> for TextRow {
+    fn from(row: WorkRow) -> Self {
+        Self {
+            id: row.id,
+            text: row.text,
+            payload_ref: row.payload_ref,
+            status: status_of(&row.embedding_status),
+            source_hash: row.embedding_source_hash,
+            has_embedding: row.has_embedding,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct OutcomeRow {
+    id: Uuid,
+    status: &'static str,
+    error: String,
+    attempts: i32,
+}
+
+/// See [`Store::record`].
+pub(super) async fn record(
+    db: &impl ConnectionTrait,
+    outcomes: &[&Outcome],
+) -> Result<(), StoreError> {
+    if outcomes.is_empty() {
+        return Ok(());
+    }
+    let rows: Vec<OutcomeRow> = outcomes
+        .iter()
+        .map(|outcome| OutcomeRow {
+            id: outcome.id,
+            status: outcome.status.as_str(),
+            // Postgres has no NUL in texts, and would refuse the whole batch for one.
+            error: outcome.error.chars().filter(|&c| c != '\0').take(ERROR_MAX_CHARS).collect(),
+            attempts: i32::try_from(outcome.attempts).unwrap_or(i32::MAX),
+        })
+        .collect();
+    let backend = db.get_database_backend();
+    let dialect = Dialect::of(backend);
+    let sql = format!(
+        "UPDATE nodes AS n SET embedding_status = v.status, embedding_error = v.error, \
+         embedding_attempts = v.attempts, updated_at = {now} \
+         FROM {rows} WHERE n.id = v.id AND n.embedding_status IN ('queued', 'processing')",
+        now = dialect.now(),
+        rows = dialect.rows(&[
+            ("id", Kind::Uuid),
+            ("status", Kind::Text),
+            ("error", Kind::Text),
+            ("attempts", Kind::Int),
+        ]),
+    );
+    let values = [to_json(&rows).into()];
+    db.execute_raw(Statement::from_sql_and_values(backend, sql, values)).await?;
+    Ok(())
+}

@@ -1,0 +1,124 @@
+//! A Postgres with pgvector for the tests.
+
+use std::{
+    os::unix::fs::{MetadataExt, chown},
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+    time::Duration,
+};
+
+use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection};
+
+use super::{free_port, process::ServerProcess, wait_until};
+
+const READY_WITHIN: Duration = Duration::from_secs(60);
+
+/// The server runs under this user when the tests run as root, because it refuses to be root.
+const UNPRIVILEGED: &str = "nobody";
+
+/// A Postgres server in a temporary directory; it ends with this value or the test program.
+pub struct TestPostgres {
+    process: ServerProcess,
+    port: u16,
+}
+
+impl TestPostgres {
+    /// The server that the tests of one program share.
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<TestPostgres> = OnceLock::new();
+        SHARED.get_or_init(Self::start)
+    }
+
+    /// A server of the caller's own, to be stopped and started at will.
+    pub fn start() -> Self {
+        let bin = bin();
+        let dir = tempfile::Builder::new().prefix("vecmill-postgres").tempdir().unwrap().keep();
+        let wrapper = wrapper(&dir);
+        let data = dir.join("data");
+        let (data, dir_name) = (data.to_str().unwrap(), dir.to_str().unwrap());
+
+        let initdb = bin.join("initdb");
+        let words = [
+            wrapper.as_slice(),
+            &[initdb.to_str().unwrap(), "-D", data, "-U", "postgres", "-A", "trust"],
+            &["-E", "UTF8", "--locale=C", "--no-sync"],
+        ]
+        .concat();
+        let made = Command::new(words[0]).args(&words[1..]).current_dir(&dir).output().unwrap();
+        assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
+
+        let (port, postgres) = (free_port(), bin.join("postgres"));
+        let port_option = port.to_string();
+        let server = [
+            [postgres.to_str().unwrap(), "-D", data, "-k", dir_name].as_slice(),
+            &["-h", "127.0.0.1", "-p", &port_option],
+            &["-c", "fsync=off", "-c", "max_connections=300", "-c", "shared_buffers=64MB"],
+        ]
+        .concat();
+        Self { process: ServerProcess::start(&wrapper, &dir, "QUIT", &server), port }
+    }
+
+    /// A new and empty database; its DSN.
+    pub async fn database(&self) -> String {
+        let name = format!("test_{}", uuid::Uuid::new_v4().simple());
+        let admin = self.connect_when_ready("postgres").await;
+        admin.execute_unprepared(&format!("CREATE DATABASE {name}")).await.unwrap();
+        admin.close().await.unwrap();
+        self.dsn(&name)
+    }
+
+    /// Ends the server as a crash would; its data stay.
+    pub fn stop(&mut self) {
+        self.process.end("QUIT");
+    }
+
+    /// Starts the server after [`Self::stop`], and waits until it answers.
+    pub async fn start_again(&mut self) {
+        self.process.start_again();
+        self.connect_when_ready("postgres").await.close().await.unwrap();
+    }
+
+    fn dsn(&self, database: &str) -> String {
+        format!("postgresql://postgres@127.0.0.1:{}/{database}", self.port)
+    }
+
+    async fn connect_when_ready(&self, database: &str) -> DatabaseConnection {
+        let mut connection = None;
+        wait_until(READY_WITHIN, async || {
+            let mut options = ConnectOptions::new(self.dsn(database));
+            options.max_connections(1).sqlx_logging(false);
+            connection = Database::connect(options).await.ok();
+            connection.is_some()
+        })
+        .await;
+        connection.unwrap()
+    }
+}
+
+/// `$VECMILL_PG_BIN`, or what scripts/fetch-postgres.sh made.
+fn bin() -> PathBuf {
+    let bin = std::env::var_os("VECMILL_PG_BIN").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/postgres/bin"),
+        PathBuf::from,
+    );
+    assert!(
+        bin.join("postgres").is_file(),
+        "no Postgres in {}: run scripts/fetch-postgres.sh, or set VECMILL_PG_BIN",
+        bin.display()
+    );
+    bin
+}
+
+/// As root: gives the directory to another user, and answers the command that runs another as
+/// that user.
+fn wrapper(dir: &Path) -> Vec<&'static str> {
+    let am_root = std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
+    if !am_root {
+        return Vec::new();
+    }
+    let id = Command::new("id").args(["-u", UNPRIVILEGED]).output().unwrap();
+    let uid = String::from_utf8_lossy(&id.stdout).trim().parse().unwrap();
+    chown(dir, Some(uid), None).unwrap();
+    vec!["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
+}

@@ -1,0 +1,152 @@
+//! A Redis of a test's own.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use super::{free_port, process::ServerProcess, wait_until_blocking};
+
+const READY_WITHIN: Duration = Duration::from_secs(20);
+
+/// A Redis server in a temporary directory; it ends with this value or the test program.
+pub struct TestRedis {
+    process: ServerProcess,
+    socket: PathBuf,
+    port: u16,
+}
+
+impl TestRedis {
+    /// A server that keeps nothing on disk: a restart makes it lose its memory.
+    pub fn start() -> Self {
+        Self::start_with(&["--appendonly", "no"])
+    }
+
+    /// A server that has every acknowledged write on disk: a restart loses nothing.
+    pub fn start_persistent() -> Self {
+        Self::start_with(&["--appendonly", "yes", "--appendfsync", "always"])
+    }
+
+    /// A server with further options.
+    pub fn start_with(options: &[&str]) -> Self {
+        let dir = tempfile::Builder::new().prefix("vecmill-redis").tempdir().unwrap().keep();
+        let socket = dir.join("redis.sock");
+        let port = free_port();
+        let (program, port_option) = (program(), port.to_string());
+        let server = [
+            [
+                program.as_str(),
+                "--port",
+                port_option.as_str(),
+                "--bind",
+                "127.0.0.1",
+                "--unixsocket",
+                socket.to_str().unwrap(),
+                "--dir",
+                dir.to_str().unwrap(),
+                "--save",
+                "",
+            ]
+            .as_slice(),
+            options,
+        ]
+        .concat();
+        let redis =
+            Self { process: ServerProcess::start(&[], &dir, "KILL", &server), socket, port };
+        redis.wait_ready();
+        redis
+    }
+
+    /// The URL of its TCP port.
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Its unix socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Runs a command and answers as `redis-cli` would print it: an array one element a line,
+    /// nil as nothing, an error as its message.
+    pub fn cli(&self, command: &[&str]) -> String {
+        self.try_cli(command).expect("Redis answers")
+    }
+
+    /// Ends the server as a crash would.
+    pub fn kill(&mut self) {
+        self.process.end("KILL");
+    }
+
+    /// Starts the server after [`Self::kill`], on the same port, socket and directory.
+    pub fn restart(&mut self) {
+        self.process.start_again();
+        self.wait_ready();
+    }
+
+    /// Forgets all keys.
+    pub fn flush(&self) {
+        assert_eq!(self.cli(&["FLUSHALL"]), "OK");
+    }
+
+    fn wait_ready(&self) {
+        wait_until_blocking(READY_WITHIN, || {
+            self.try_cli(&["PING"]).is_ok_and(|answer| answer == "PONG")
+        });
+    }
+
+    fn try_cli(&self, command: &[&str]) -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+        let mut request = format!("*{}\r\n", command.len());
+        for word in command {
+            request += &format!("${}\r\n{word}\r\n", word.len());
+        }
+        stream.write_all(request.as_bytes())?;
+        read_answer(&mut BufReader::new(stream))
+    }
+}
+
+fn read_answer(stream: &mut impl BufRead) -> std::io::Result<String> {
+    let mut line = String::new();
+    stream.read_line(&mut line)?;
+    let (kind, rest) = line
+        .trim_end()
+        .split_at_checked(1)
+        .ok_or_else(|| std::io::Error::from(std::io::ErrorKind::UnexpectedEof))?;
+    let length = || rest.parse::<i64>().map_err(std::io::Error::other);
+    match kind {
+        "$" => {
+            let Ok(length) = usize::try_from(length()?) else {
+                return Ok(String::new());
+            };
+            let mut bytes = vec![0; length + 2];
+            stream.read_exact(&mut bytes)?;
+            bytes.truncate(length);
+            Ok(String::from_utf8_lossy(&bytes).into_owned())
+        }
+        "*" => {
+            let elements: Vec<String> =
+                (0..length()?).map(|_| read_answer(stream)).collect::<Result<_, _>>()?;
+            Ok(elements.join("\n"))
+        }
+        _ => Ok(rest.to_owned()),
+    }
+}
+
+/// `$REDIS_SERVER`, or the first of `redis-server` and `valkey-server` that runs.
+fn program() -> String {
+    if let Ok(program) = std::env::var("REDIS_SERVER") {
+        return program;
+    }
+    let runs = |program: &&str| {
+        Command::new(program).arg("--version").stdout(Stdio::null()).status().is_ok()
+    };
+    ["redis-server", "valkey-server"]
+        .into_iter()
+        .find(runs)
+        .expect("install redis-server or valkey-server, or set REDIS_SERVER to its path")
+        .to_owned()
+}

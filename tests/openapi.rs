@@ -1,0 +1,57 @@
+//! The committed OpenAPI document is the one that the code makes.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use serde_json::Value;
+
+#[test]
+fn the_committed_document_is_up_to_date() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("openapi.json");
+    let committed = fs::read_to_string(file).unwrap_or_default();
+    assert!(
+        committed == vecmill::http::openapi_document(),
+        "openapi.json differs from the code: run `vecmill openapi > openapi.json`, and commit it"
+    );
+}
+
+#[test]
+fn every_call_of_the_contract_is_documented_with_its_failures() {
+    let document: Value = serde_json::from_str(&vecmill::http::openapi_document()).unwrap();
+    let mut ids = BTreeSet::new();
+    for (method, path, statuses) in [
+        ("post", "/nodes", "200 202 400 408 413 415 422 429 500 503"),
+        ("post", "/nodes/batch", "200 202 400 408 413 415 422 429 500 503"),
+        ("get", "/nodes", "200 422 500 503"),
+        ("get", "/nodes/{id}", "200 404 422 500 503"),
+        ("post", "/nodes/{id}/refresh", "202 404 409 422 429 500 503"),
+        ("get", "/admin/embedding/status", "200 422 500 503"),
+        ("post", "/admin/embedding/requeue", "200 400 408 409 413 415 422 429 500 503"),
+        ("get", "/health", "200"),
+        ("get", "/readyz", "200 503"),
+        ("get", "/metrics", "200"),
+        ("get", "/prometheus", "200"),
+    ] {
+        let call = &document["paths"][path][method];
+        let responses = call["responses"].as_object().expect(path);
+        let documented: BTreeSet<&str> = responses.keys().map(String::as_str).collect();
+        assert_eq!(documented, statuses.split(' ').collect(), "{method} {path}");
+        for (status, response) in responses {
+            let at = format!("{method} {path} {status}");
+            assert_ne!(response["description"], "", "{at}");
+            let retry_after = &response["headers"]["Retry-After"];
+            assert_eq!(retry_after.is_object(), ["429", "503"].contains(&status.as_str()), "{at}");
+        }
+        let id = call["operationId"].as_str().expect(path);
+        assert!(ids.insert(id.to_owned()), "{id} is used twice");
+        assert!(call["summary"].is_string() && call["tags"].is_array(), "{method} {path}");
+    }
+    let documented: usize = document["paths"]
+        .as_object()
+        .unwrap()
+        .values()
+        .map(|path| path.as_object().unwrap().len())
+        .sum();
+    assert_eq!(documented, ids.len(), "a call is documented that this test does not know");
+}

@@ -1,0 +1,17 @@
+//! What the store promises, on Postgres and on SQLite.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+#[path = "store/support.rs"]
+mod support;
+
+#[path = "store/migrations.rs"]
+mod migrations;
+#[path = "store/nodes.rs"]
+mod nodes;
+#[path = "store/outages.rs"]
+mod outages;
+#[path = "store/repair.rs"]
+mod repair;
+#[path = "store/work.rs"]
+mod work;
