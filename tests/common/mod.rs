@@ -3,12 +3,14 @@
 //! Each test program compiles this module for itself and uses only a part of it.
 #![allow(dead_code, unused_imports, clippy::unwrap_used, clippy::expect_used)]
 
+mod app;
 mod postgres;
 mod process;
 mod redis;
 
 use std::time::{Duration, Instant};
 
+pub use app::{TestApp, faulty_model, hash_model, ids_of};
 pub use postgres::TestPostgres;
 pub use redis::TestRedis;
 

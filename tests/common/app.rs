@@ -1,0 +1,163 @@
+//! A Vecmill in the test's own process, on real servers, reached over HTTP.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use reqwest::{Client, StatusCode};
+use serde_json::{Value, json};
+use vecmill::{
+    app::{App, Role},
+    config::Settings,
+    inference::{EmbedError, EmbeddingBackend, Encoding, HashBackend, HashEncoder, Model},
+    runtime::RestartIntensity,
+};
+
+use super::wait_until;
+
+/// What a test lets happen to a batch before it is embedded.
+type Fault = Box<dyn Fn(&[Encoding]) -> Result<(), EmbedError> + Send + Sync>;
+
+/// The `hash` backend with planned faults.
+pub struct FaultyBackend {
+    fault: Fault,
+}
+
+impl EmbeddingBackend for FaultyBackend {
+    fn dimension(&self) -> usize {
+        HashBackend.dimension()
+    }
+
+    fn embed(&self, batch: &[Encoding]) -> Result<Vec<Vec<f32>>, EmbedError> {
+        (self.fault)(batch)?;
+        HashBackend.embed(batch)
+    }
+}
+
+/// The `hash` model.
+pub fn hash_model() -> Model {
+    Model {
+        name: "hash".into(),
+        revision: "1".into(),
+        max_tokens: 256,
+        encoder: Arc::new(HashEncoder),
+        backend: Arc::new(HashBackend),
+    }
+}
+
+/// The `hash` model with a fault: called with each batch before it is embedded, it may fail,
+/// panic or wait.
+pub fn faulty_model(
+    fault: impl Fn(&[Encoding]) -> Result<(), EmbedError> + Send + Sync + 'static,
+) -> Model {
+    Model { backend: Arc::new(FaultyBackend { fault: Box::new(fault) }), ..hash_model() }
+}
+
+/// The token ids that the `hash` model makes of a word.
+pub fn ids_of(word: &str) -> Vec<u32> {
+    hash_model().encoder.encode(word).unwrap().ids
+}
+
+/// A running Vecmill and a client of it.
+pub struct TestApp {
+    app: Option<App>,
+    base: String,
+    client: Client,
+}
+
+impl TestApp {
+    /// `serve` on SQLite and a private Redis in `dir`, with the `hash` model.
+    pub async fn serve(dir: &Path, settings: &[(&str, &str)]) -> Self {
+        Self::start(Role::Serve, dir, settings, Some(hash_model())).await
+    }
+
+    /// Any role, settings and model. Intervals are short unless `settings` says otherwise.
+    pub async fn start(
+        role: Role,
+        dir: &Path,
+        settings: &[(&str, &str)],
+        model: Option<Model>,
+    ) -> Self {
+        let dir = dir.to_str().unwrap();
+        let mut all = vec![
+            ("VECMILL_BIND", "127.0.0.1:0"),
+            ("VECMILL_DATA_DIR", dir),
+            ("EMBEDDING_BACKEND", "hash"),
+            ("EMBEDDING_WORKER_POLL_INTERVAL", "0.2"),
+            ("EMBEDDING_LEASE_SECONDS", "2"),
+            ("EMBEDDING_SWEEP_INTERVAL_SECONDS", "0.5"),
+            ("EMBEDDING_RETRY_BASE_SECONDS", "0.1"),
+            ("VECMILL_SHUTDOWN_GRACE", "10"),
+        ];
+        // A flag may be given once only.
+        all.retain(|(name, _)| settings.iter().all(|(other, _)| other != name));
+        all.extend_from_slice(settings);
+        let config = Settings::with(&all).unwrap();
+        let app = App::start_with(role, config, model, RestartIntensity::default()).await.unwrap();
+        let base = app.address().map(|address| format!("http://{address}")).unwrap_or_default();
+        Self { app: Some(app), base, client: Client::new() }
+    }
+
+    /// Where it listens, such as `http://127.0.0.1:40001`.
+    pub fn url(&self) -> &str {
+        &self.base
+    }
+
+    /// Stops it in good order.
+    pub async fn stop(mut self) {
+        self.app.take().unwrap().stop().await;
+    }
+
+    /// Ends with the reason when it gives up.
+    pub async fn failed(&mut self) -> String {
+        self.app.as_mut().unwrap().failed().await
+    }
+
+    /// GETs a path; the status and the JSON answer.
+    pub async fn get(&self, path: &str) -> (StatusCode, Value) {
+        let response = self.client.get(format!("{}{path}", self.base)).send().await.unwrap();
+        let status = response.status();
+        (status, response.json().await.unwrap_or(Value::Null))
+    }
+
+    /// POSTs JSON to a path; the status and the JSON answer.
+    pub async fn post(&self, path: &str, body: &Value) -> (StatusCode, Value) {
+        let request = self.client.post(format!("{}{path}", self.base)).json(body);
+        let response = request.send().await.unwrap();
+        let status = response.status();
+        (status, response.json().await.unwrap_or(Value::Null))
+    }
+
+    /// Sends nodes with these texts for one tenant; their ids.
+    pub async fn ingest(&self, tenant: &str, texts: &[String]) -> Vec<String> {
+        let nodes: Vec<Value> = texts
+            .iter()
+            .map(|text| json!({"classes": ["Test"], "props": {"text": text}}))
+            .collect();
+        let body = json!({"nodes": nodes, "tenant_id": tenant});
+        let (status, answer) = self.post("/nodes/batch", &body).await;
+        assert_eq!(status, StatusCode::ACCEPTED, "{answer}");
+        let results = answer["results"].as_array().unwrap();
+        results.iter().map(|result| result["id"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// The node with its vector.
+    pub async fn node(&self, id: &str) -> Value {
+        self.get(&format!("/nodes/{id}?include_embedding=true")).await.1
+    }
+
+    /// `GET /admin/embedding/status`.
+    pub async fn status(&self) -> Value {
+        self.get("/admin/embedding/status").await.1
+    }
+
+    /// Waits until no node is queued or processing and no job is live; the counts by status.
+    pub async fn settled(&self, deadline: Duration) -> Value {
+        wait_until(deadline, async || {
+            let status = self.status().await;
+            let none = |part: &str, names: &[&str]| names.iter().all(|n| status[part][n] == 0);
+            none("status_counts", &["queued", "processing"])
+                && none("queue", &["queue", "retry", "inflight"])
+        })
+        .await;
+        self.status().await["status_counts"].clone()
+    }
+}
