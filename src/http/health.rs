@@ -81,12 +81,12 @@ impl HealthApi {
     /// Metrics
     #[oai(path = "/metrics", method = "get", operation_id = "metrics", tag = "Tag::Health")]
     async fn metrics(&self, Data(runtime): Data<&Runtime>) -> MetricsResponse {
-        MetricsResponse::Text(PlainText(runtime.render_metrics()))
+        MetricsResponse::Text(PlainText(runtime.render_metrics().await))
     }
 
     /// Metrics, under another name
     #[oai(path = "/prometheus", method = "get", operation_id = "prometheus", tag = "Tag::Health")]
     async fn prometheus(&self, Data(runtime): Data<&Runtime>) -> MetricsResponse {
-        MetricsResponse::Text(PlainText(runtime.render_metrics()))
+        MetricsResponse::Text(PlainText(runtime.render_metrics().await))
     }
 }

@@ -7,7 +7,9 @@ use tracing::{error, info, warn};
 
 use super::{
     context::{Context, unix_now},
+    leases::LeaseKeeper,
     outage::insist,
+    prepare::let_go,
     throttler::ThrottlerMsg,
 };
 use crate::{
@@ -66,6 +68,24 @@ pub async fn settle(context: &Context, throttler: &ActorRef<ThrottlerMsg>, failu
         }
     }
     bury(context, throttler, &letters).await;
+}
+
+/// Fails jobs that may succeed next time, and forgets them.
+pub async fn fail(
+    context: &Context,
+    throttler: &ActorRef<ThrottlerMsg>,
+    keeper: &LeaseKeeper,
+    jobs: Vec<(Lease, Job)>,
+    reason: &str,
+) {
+    let failed = jobs.iter().map(|(lease, job)| Failure {
+        lease: lease.clone(),
+        job: job.clone(),
+        kind: FailureKind::Transient,
+        reason: reason.to_owned(),
+    });
+    settle(context, throttler, failed.collect()).await;
+    let_go(throttler, keeper, jobs.iter().map(|(lease, job)| (lease, job)));
 }
 
 /// Marks nodes without a text, and ends their jobs.

@@ -10,14 +10,14 @@ use super::{
     batch::{Batch, Text},
     context::{Context, unix_now},
     embedder::EmbedResult,
-    failures::{self, Failure},
+    failures,
     leases::LeaseKeeper,
     outage::insist,
     prepare::{hand_back, let_go},
     throttler::ThrottlerMsg,
 };
 use crate::{
-    domain::{FailureKind, Job},
+    domain::Job,
     inference::EmbedError,
     queue::Lease,
     store::{StoreError, Vector},
@@ -42,8 +42,7 @@ pub async fn finish(
         Err(error @ EmbedError::Device(_)) => {
             error!(error = %Chain(&error), "the device is away");
             let _ = throttler.cast(ThrottlerMsg::Down);
-            let jobs: Vec<(Lease, Job)> =
-                batch.texts.into_iter().map(|text| (text.lease, text.job)).collect();
+            let jobs = jobs_of(batch.texts);
             hand_back(context, throttler, keeper, &jobs).await;
             Vec::new()
         }
@@ -54,30 +53,11 @@ pub async fn finish(
             }
             Err(single) => {
                 let reason = error.to_string();
-                fail(context, throttler, keeper, single.texts, &reason).await;
+                failures::fail(context, throttler, keeper, jobs_of(single.texts), &reason).await;
                 Vec::new()
             }
         },
     }
-}
-
-/// Fails texts that may succeed next time.
-pub async fn fail(
-    context: &Context,
-    throttler: &ActorRef<ThrottlerMsg>,
-    keeper: &LeaseKeeper,
-    texts: Vec<Text>,
-    reason: &str,
-) {
-    let jobs: Vec<(Lease, Job)> = texts.into_iter().map(|text| (text.lease, text.job)).collect();
-    let failed = jobs.iter().map(|(lease, job)| Failure {
-        lease: lease.clone(),
-        job: job.clone(),
-        kind: FailureKind::Transient,
-        reason: reason.to_owned(),
-    });
-    failures::settle(context, throttler, failed.collect()).await;
-    let_go(throttler, keeper, jobs.iter().map(|(lease, job)| (lease, job)));
 }
 
 /// How far from 1 the length of a stored vector may be.
@@ -90,6 +70,10 @@ pub fn is_unit(vector: &[f32], dimension: usize) -> bool {
     vector.len() == dimension && (length - 1.0).abs() <= LENGTH_TOLERANCE
 }
 
+fn jobs_of(texts: impl IntoIterator<Item = Text>) -> Vec<(Lease, Job)> {
+    texts.into_iter().map(|text| (text.lease, text.job)).collect()
+}
+
 async fn store(
     context: &Context,
     throttler: &ActorRef<ThrottlerMsg>,
@@ -99,13 +83,15 @@ async fn store(
 ) {
     let dimension = context.model.backend.dimension();
     if vectors.len() != texts.len() {
-        return fail(context, throttler, keeper, texts, "the model lost count of the texts").await;
+        let reason = "the model lost count of the texts";
+        return failures::fail(context, throttler, keeper, jobs_of(texts), reason).await;
     }
     let (good, bad): (Vec<_>, Vec<_>) =
         texts.into_iter().zip(vectors).partition(|(_, values)| is_unit(values, dimension));
     if !bad.is_empty() {
-        let texts = bad.into_iter().map(|(text, _)| text).collect();
-        fail(context, throttler, keeper, texts, "the model's vector is not of length 1").await;
+        let jobs = jobs_of(bad.into_iter().map(|(text, _)| text));
+        let reason = "the model's vector is not of length 1";
+        failures::fail(context, throttler, keeper, jobs, reason).await;
     }
     let mut done: Vec<(Lease, Job)> = Vec::with_capacity(good.len());
     let mut rows = Vec::with_capacity(good.len());
@@ -128,15 +114,8 @@ async fn store(
             metrics::job_stored(now - job.enqueued_at);
             acked.push((lease, job));
         } else if refused.contains(&job.node_id) {
-            let failure = Failure {
-                lease,
-                job,
-                kind: FailureKind::Transient,
-                reason: "the database refused the vector".to_owned(),
-            };
-            let (lease, job) = (failure.lease.clone(), failure.job.clone());
-            failures::settle(context, throttler, vec![failure]).await;
-            let_go(throttler, keeper, std::iter::once((&lease, &job)));
+            let reason = "the database refused the vector";
+            failures::fail(context, throttler, keeper, vec![(lease, job)], reason).await;
         } else {
             stale.push((lease, job));
         }

@@ -116,7 +116,20 @@ impl Runtime {
     }
 
     /// All metrics in the Prometheus text format.
-    pub fn render_metrics(&self) -> String {
+    pub async fn render_metrics(&self) -> String {
+        if let Mode::Queued { queue, .. } = &self.parts.mode {
+            // Without Redis the depths stay as they were last seen.
+            if let Ok(depths) = queue.depths().await {
+                for (structure, jobs) in [
+                    ("queue", depths.queue),
+                    ("retry", depths.retry),
+                    ("dlq", depths.dlq),
+                    ("inflight", depths.inflight),
+                ] {
+                    metrics::queue_depth(structure, jobs);
+                }
+            }
+        }
         metrics::render()
     }
 }

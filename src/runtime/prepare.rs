@@ -135,25 +135,7 @@ async fn load(
     if jobs.is_empty() {
         return Vec::new();
     }
-    let begin: Vec<BeginJob> = jobs
-        .iter()
-        .map(|(_, job)| BeginJob {
-            id: job.node_id,
-            tenant_id: job.tenant_id.clone(),
-            refresh: job.action == Action::Refresh,
-        })
-        .collect();
-    let rows = match context.store.begin(&begin).await {
-        Ok(rows) => rows,
-        Err(error) => {
-            error!(error = %Chain(&error), "cannot load texts");
-            if error.is_outage() {
-                let _ = throttler.cast(ThrottlerMsg::Down);
-            }
-            hand_back(context, throttler, keeper, &jobs).await;
-            return Vec::new();
-        }
-    };
+    let (jobs, rows) = read_rows(context, throttler, keeper, jobs).await;
     let mut rows: HashMap<_, TextRow> = rows.into_iter().map(|row| (row.id, row)).collect();
     let (mut gone, mut unchanged, mut skipped, mut texts) = (vec![], vec![], vec![], vec![]);
     for (lease, job) in jobs {
@@ -190,6 +172,51 @@ async fn load(
         }
     }
     tokenise(context, throttler, keeper, texts).await
+}
+
+/// Marks the rows as being worked on and reads them. A statement that the database refuses is
+/// split, so that one bad row harms no other; when the database is away, jobs go back. Returns
+/// the jobs still in hand.
+async fn read_rows(
+    context: &Context,
+    throttler: &ActorRef<ThrottlerMsg>,
+    keeper: &LeaseKeeper,
+    jobs: Vec<(Lease, Job)>,
+) -> (Vec<(Lease, Job)>, Vec<TextRow>) {
+    let (mut read, mut rows) = (Vec::with_capacity(jobs.len()), Vec::with_capacity(jobs.len()));
+    let mut parts = vec![jobs];
+    while let Some(mut part) = parts.pop() {
+        let begin: Vec<BeginJob> = part
+            .iter()
+            .map(|(_, job)| BeginJob {
+                id: job.node_id,
+                tenant_id: job.tenant_id.clone(),
+                refresh: job.action == Action::Refresh,
+            })
+            .collect();
+        match context.store.begin(&begin).await {
+            Ok(found) => {
+                rows.extend(found);
+                read.extend(part);
+            }
+            Err(error) if error.is_outage() => {
+                warn!(error = %Chain(&error), "cannot load texts");
+                let _ = throttler.cast(ThrottlerMsg::Down);
+                hand_back(context, throttler, keeper, &part).await;
+            }
+            Err(error) if part.len() == 1 => {
+                error!(error = %Chain(&error), node = %part[0].1.node_id, "cannot load a text");
+                let reason = "the database refused to read the node";
+                failures::fail(context, throttler, keeper, part, reason).await;
+            }
+            Err(_) => {
+                let second = part.split_off(part.len() / 2);
+                // The first half is done first.
+                parts.extend([second, part]);
+            }
+        }
+    }
+    (read, rows)
 }
 
 /// Why a node has nothing to embed.

@@ -111,15 +111,6 @@ pub async fn sweep(context: &Context) -> Result<(), SweepError> {
     }
     .await;
     context.queue.unlock_sweep(&lock).await?;
-    let depths = context.queue.depths().await?;
-    for (structure, jobs) in [
-        ("queue", depths.queue),
-        ("retry", depths.retry),
-        ("dlq", depths.dlq),
-        ("inflight", depths.inflight),
-    ] {
-        metrics::queue_depth(structure, jobs);
-    }
     outcome
 }
 
