@@ -15,11 +15,12 @@ use super::{
     embedder::{EmbedResult, EmbedderMsg},
     finish::finish,
     leases::LeaseKeeper,
-    prepare::{Prepared, hand_back, prepare},
+    prepare::{Prepared, prepare},
     schedule::Schedule,
     throttler::ThrottlerMsg,
+    worker::{Held, Worker},
 };
-use crate::{domain::Job, queue::Lease, telemetry::Chain};
+use crate::{queue::Lease, telemetry::Chain};
 
 /// Batches in hand for each Embedder: running, ready, being prepared, being written.
 const BATCHES_IN_HAND: usize = 8;
@@ -75,10 +76,8 @@ pub struct DispatcherArguments {
 
 /// What is in hand.
 pub struct DispatcherState {
-    context: Arc<Context>,
-    throttler: ActorRef<ThrottlerMsg>,
+    worker: Worker,
     embedders: Vec<Option<ActorRef<EmbedderMsg>>>,
-    keeper: Arc<LeaseKeeper>,
     schedule: Schedule,
     /// Jobs in batches, wherever these are.
     in_hand: usize,
@@ -97,7 +96,7 @@ enum Looking {
 
 impl DispatcherState {
     fn capacity(&self) -> usize {
-        self.embedders.len() * self.context.config.batch_texts * BATCHES_IN_HAND
+        self.embedders.len() * self.worker.context.config.batch_texts * BATCHES_IN_HAND
     }
 
     /// Starts a look into the queue. Half the capacity at once makes batches of like length
@@ -109,12 +108,9 @@ impl DispatcherState {
             return;
         }
         self.looking = Looking::Claiming;
-        let (context, throttler, keeper) =
-            (Arc::clone(&self.context), self.throttler.clone(), Arc::clone(&self.keeper));
+        let worker = self.worker.clone();
         let wanted = room.min(self.capacity() / 2).max(1);
-        step(myself, async move {
-            DispatcherMsg::Filled(prepare(&context, &throttler, &keeper, wanted).await)
-        });
+        step(myself, async move { DispatcherMsg::Filled(prepare(&worker, wanted).await) });
     }
 
     fn filled(&mut self, myself: &ActorRef<DispatcherMsg>, prepared: Prepared) {
@@ -127,7 +123,7 @@ impl DispatcherState {
             self.hand_back_ready(myself);
         } else if prepared.is_idle {
             self.looking = Looking::Waiting;
-            let context = Arc::clone(&self.context);
+            let context = Arc::clone(&self.worker.context);
             step(myself, async move {
                 let poll_interval = context.config.poll_interval;
                 if let Err(error) = context.queue.wait_for_job(poll_interval).await {
@@ -150,7 +146,7 @@ impl DispatcherState {
             let encodings = texts.iter().map(|text| text.encoding.clone()).collect();
             let message =
                 EmbedderMsg::Embed { id: assignment.id, encodings, reply_to: myself.clone() };
-            let context = Arc::clone(&self.context);
+            let context = Arc::clone(&self.worker.context);
             let span = info_span!("batch", id = assignment.id, texts = texts.len());
             tokio::spawn(
                 async move {
@@ -174,18 +170,17 @@ impl DispatcherState {
         result: EmbedResult,
     ) {
         let Some(batch) = self.schedule.done(slot, id) else { return };
-        let (context, throttler, keeper) =
-            (Arc::clone(&self.context), self.throttler.clone(), Arc::clone(&self.keeper));
+        let worker = self.worker.clone();
         let jobs = batch.texts.len();
         step(myself, async move {
-            let again = finish(&context, &throttler, &keeper, batch, result).await;
+            let again = finish(&worker, batch, result).await;
             DispatcherMsg::Finished { jobs, again }
         });
     }
 
     /// Gives back what no Embedder has begun.
     fn hand_back_ready(&mut self, myself: &ActorRef<DispatcherMsg>) {
-        let jobs: Vec<(Lease, Job)> = self
+        let jobs: Vec<Held> = self
             .schedule
             .take_ready()
             .into_iter()
@@ -195,10 +190,9 @@ impl DispatcherState {
         if jobs.is_empty() {
             return;
         }
-        let (context, throttler, keeper) =
-            (Arc::clone(&self.context), self.throttler.clone(), Arc::clone(&self.keeper));
+        let worker = self.worker.clone();
         step(myself, async move {
-            hand_back(&context, &throttler, &keeper, &jobs).await;
+            worker.hand_back(&jobs).await;
             DispatcherMsg::Finished { jobs: jobs.len(), again: Vec::new() }
         });
     }
@@ -245,10 +239,8 @@ impl Actor for Dispatcher {
         let keeper = LeaseKeeper::start(Arc::clone(&context.queue), context.config.lease);
         myself.cast(DispatcherMsg::Fill)?;
         Ok(DispatcherState {
-            context,
-            throttler,
+            worker: Worker { context, throttler, keeper: Arc::new(keeper) },
             embedders,
-            keeper: Arc::new(keeper),
             schedule,
             in_hand: 0,
             looking: Looking::No,
@@ -293,7 +285,7 @@ impl Actor for Dispatcher {
                     state.hand_back_ready(&myself);
                 }
             }
-            DispatcherMsg::ThrottlerUp(throttler) => state.throttler = throttler,
+            DispatcherMsg::ThrottlerUp(throttler) => state.worker.throttler = throttler,
             DispatcherMsg::Drain(reply) => {
                 state.is_draining = true;
                 state.drained = Some(reply);

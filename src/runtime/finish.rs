@@ -2,48 +2,37 @@
 
 use std::collections::HashSet;
 
-use ractor::ActorRef;
 use tracing::{error, warn};
 use uuid::Uuid;
 
 use super::{
     batch::{Batch, Text},
-    context::{Context, unix_now},
+    context::unix_now,
     embedder::EmbedResult,
-    failures,
-    leases::LeaseKeeper,
-    outage::insist,
-    prepare::{hand_back, let_go},
+    endings,
     throttler::ThrottlerMsg,
+    worker::{Held, Worker},
 };
 use crate::{
-    domain::Job,
+    domain::FailureKind,
     inference::EmbedError,
-    queue::Lease,
-    store::{StoreError, Vector},
+    store::Vector,
     telemetry::{Chain, metrics},
 };
 
 /// Stores the vectors of a batch and ends its jobs. Returns the batches to embed again, when
 /// the batch failed and could be split; all other jobs are let go.
-pub async fn finish(
-    context: &Context,
-    throttler: &ActorRef<ThrottlerMsg>,
-    keeper: &LeaseKeeper,
-    batch: Batch,
-    result: EmbedResult,
-) -> Vec<Batch> {
+pub async fn finish(worker: &Worker, batch: Batch, result: EmbedResult) -> Vec<Batch> {
     match result.vectors {
         Ok(vectors) => {
             metrics::batch_embedded(batch.texts.len(), batch.tokens(), result.took);
-            store(context, throttler, keeper, batch.texts, vectors).await;
+            store(worker, batch.texts, vectors).await;
             Vec::new()
         }
         Err(error @ EmbedError::Device(_)) => {
             error!(error = %Chain(&error), "the device is away");
-            let _ = throttler.cast(ThrottlerMsg::Down);
-            let jobs = jobs_of(batch.texts);
-            hand_back(context, throttler, keeper, &jobs).await;
+            worker.tell(ThrottlerMsg::Down);
+            worker.hand_back(&jobs_of(batch.texts)).await;
             Vec::new()
         }
         Err(error) => match batch.split() {
@@ -53,7 +42,8 @@ pub async fn finish(
             }
             Err(single) => {
                 let reason = error.to_string();
-                failures::fail(context, throttler, keeper, jobs_of(single.texts), &reason).await;
+                let jobs = jobs_of(single.texts);
+                endings::fail(worker, jobs, FailureKind::Transient, &reason).await;
                 Vec::new()
             }
         },
@@ -70,30 +60,24 @@ pub fn is_unit(vector: &[f32], dimension: usize) -> bool {
     vector.len() == dimension && (length - 1.0).abs() <= LENGTH_TOLERANCE
 }
 
-fn jobs_of(texts: impl IntoIterator<Item = Text>) -> Vec<(Lease, Job)> {
+fn jobs_of(texts: impl IntoIterator<Item = Text>) -> Vec<Held> {
     texts.into_iter().map(|text| (text.lease, text.job)).collect()
 }
 
-async fn store(
-    context: &Context,
-    throttler: &ActorRef<ThrottlerMsg>,
-    keeper: &LeaseKeeper,
-    texts: Vec<Text>,
-    vectors: Vec<Vec<f32>>,
-) {
-    let dimension = context.model.backend.dimension();
+async fn store(worker: &Worker, texts: Vec<Text>, vectors: Vec<Vec<f32>>) {
     if vectors.len() != texts.len() {
         let reason = "the model lost count of the texts";
-        return failures::fail(context, throttler, keeper, jobs_of(texts), reason).await;
+        return endings::fail(worker, jobs_of(texts), FailureKind::Transient, reason).await;
     }
+    let dimension = worker.context.model.backend.dimension();
     let (good, bad): (Vec<_>, Vec<_>) =
         texts.into_iter().zip(vectors).partition(|(_, values)| is_unit(values, dimension));
     if !bad.is_empty() {
         let jobs = jobs_of(bad.into_iter().map(|(text, _)| text));
         let reason = "the model's vector is not of length 1";
-        failures::fail(context, throttler, keeper, jobs, reason).await;
+        endings::fail(worker, jobs, FailureKind::Transient, reason).await;
     }
-    let mut done: Vec<(Lease, Job)> = Vec::with_capacity(good.len());
+    let mut jobs: Vec<Held> = Vec::with_capacity(good.len());
     let mut rows = Vec::with_capacity(good.len());
     for (text, values) in good {
         rows.push(Vector {
@@ -104,46 +88,38 @@ async fn store(
             truncated: text.encoding.truncated,
             attempts: text.job.attempts,
         });
-        done.push((text.lease, text.job));
+        jobs.push((text.lease, text.job));
     }
-    let (stored, refused) = write(context, throttler, &rows).await;
+    let (stored, refused) = write(worker, &rows).await;
+    let (done, rest): (Vec<Held>, Vec<Held>) =
+        jobs.into_iter().partition(|(_, job)| stored.contains(&job.node_id));
+    let (refused, changed): (Vec<Held>, Vec<Held>) =
+        rest.into_iter().partition(|(_, job)| refused.contains(&job.node_id));
     let now = unix_now();
-    let (mut acked, mut stale) = (Vec::with_capacity(done.len()), Vec::new());
-    for (lease, job) in done {
-        if stored.contains(&job.node_id) {
-            metrics::job_stored(now - job.enqueued_at);
-            acked.push((lease, job));
-        } else if refused.contains(&job.node_id) {
-            let reason = "the database refused the vector";
-            failures::fail(context, throttler, keeper, vec![(lease, job)], reason).await;
-        } else {
-            stale.push((lease, job));
-        }
+    for (_, job) in &done {
+        metrics::job_stored(now - job.enqueued_at);
     }
-    failures::end(context, throttler, "ready", &acked).await;
-    let_go(throttler, keeper, acked.iter().map(|(lease, job)| (lease, job)));
-    if !stale.is_empty() {
+    endings::end(worker, "ready", &done).await;
+    if !refused.is_empty() {
+        let reason = "the database refused the vector";
+        endings::fail(worker, refused, FailureKind::Transient, reason).await;
+    }
+    if !changed.is_empty() {
         // The text changed meanwhile, or the row is gone: the next claim finds out which.
-        hand_back(context, throttler, keeper, &stale).await;
+        worker.hand_back(&changed).await;
     }
 }
 
 /// Writes vectors; a statement that is refused is split, so that one bad row harms no other.
 /// Returns the nodes stored, and those whose row was refused.
-async fn write(
-    context: &Context,
-    throttler: &ActorRef<ThrottlerMsg>,
-    rows: &[Vector],
-) -> (HashSet<Uuid>, HashSet<Uuid>) {
+async fn write(worker: &Worker, rows: &[Vector]) -> (HashSet<Uuid>, HashSet<Uuid>) {
     let (mut stored, mut refused) = (HashSet::new(), HashSet::new());
     let mut parts = vec![rows];
     while let Some(part) = parts.pop() {
         if part.is_empty() {
             continue;
         }
-        let answer: Result<Vec<Uuid>, StoreError> =
-            insist(throttler, || context.store.complete(part)).await;
-        match answer {
+        match worker.insist(|| worker.context.store.complete(part)).await {
             Ok(ids) => stored.extend(ids),
             Err(error) if part.len() == 1 => {
                 error!(error = %Chain(&error), node = %part[0].id, "cannot store a vector");

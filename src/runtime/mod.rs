@@ -6,7 +6,7 @@ mod batch;
 mod context;
 mod dispatcher;
 mod embedder;
-mod failures;
+mod endings;
 mod finish;
 mod handle;
 mod ingest;
@@ -20,6 +20,7 @@ mod schedule;
 mod supervisor;
 mod sweep;
 mod throttler;
+mod worker;
 mod workers;
 
 pub use api::{Accepted, EmbeddingStatus, QueueDepths, Readiness, Requeued, RuntimeError};

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{
     context::{Context, unix_now},
-    failures::report_evictions,
+    endings::report_evictions,
     outage::Outage,
 };
 use crate::{

@@ -1,0 +1,120 @@
+//! The ways in which a worker ends jobs. Each forgets the jobs afterwards.
+
+use std::time::Duration;
+
+use tracing::{error, info, warn};
+
+use super::{
+    context::unix_now,
+    worker::{Held, Worker},
+};
+use crate::{
+    domain::{FailureKind, Job, NodeStatus},
+    queue::{DeadLetter, Lease},
+    store::Outcome,
+    telemetry::{Chain, metrics},
+};
+
+/// Fails jobs: they wait for their next attempt, or end for good when the failure is permanent
+/// or was the last one. Rows first: a crash in between leaves a lease that runs out, never a
+/// row that waits for nothing.
+pub async fn fail(worker: &Worker, jobs: Vec<Held>, kind: FailureKind, reason: &str) {
+    let retry = &worker.context.config.retry;
+    let mut outcomes = Vec::with_capacity(jobs.len());
+    let mut retries: Vec<(Lease, Job, Duration)> = Vec::new();
+    let mut letters = Vec::new();
+    for (lease, job) in &jobs {
+        let mut job = job.clone();
+        job.attempts += 1;
+        let delay = match kind {
+            FailureKind::Permanent => None,
+            FailureKind::Transient | FailureKind::Infrastructure => retry.delay(job.attempts),
+        };
+        let status = if delay.is_some() { NodeStatus::Queued } else { NodeStatus::Failed };
+        warn!(node = %job.node_id, attempts = job.attempts, %status, reason, "a job failed");
+        outcomes.push(Outcome {
+            id: job.node_id,
+            status,
+            error: reason.to_owned(),
+            attempts: job.attempts,
+        });
+        match delay {
+            Some(delay) => retries.push((lease.clone(), job, delay)),
+            None => letters.push(DeadLetter::of_job(lease.clone(), &job, reason, unix_now())),
+        }
+    }
+    record(worker, &outcomes).await;
+    metrics::jobs_ended("retry", retries.len());
+    metrics::jobs_ended("failed", letters.len());
+    match worker.insist(|| worker.context.queue.retry(&retries)).await {
+        Ok(stale) => metrics::stale_leases(stale),
+        Err(error) => {
+            error!(error = %Chain(&error), "cannot plan retries; their leases will run out");
+        }
+    }
+    bury(worker, &letters).await;
+    worker.let_go(&jobs);
+}
+
+/// Marks nodes without a text, each with the reason, and ends their jobs.
+pub async fn skip(worker: &Worker, skipped: Vec<(Held, &'static str)>) {
+    let outcomes: Vec<Outcome> = skipped
+        .iter()
+        .map(|((_, job), reason)| Outcome {
+            id: job.node_id,
+            status: NodeStatus::Skipped,
+            error: (*reason).to_owned(),
+            attempts: job.attempts,
+        })
+        .collect();
+    record(worker, &outcomes).await;
+    let jobs: Vec<Held> = skipped.into_iter().map(|(held, _)| held).collect();
+    end(worker, "skipped", &jobs).await;
+}
+
+/// Ends jobs that are done; `outcome` is for the metric.
+pub async fn end(worker: &Worker, outcome: &'static str, jobs: &[Held]) {
+    if jobs.is_empty() {
+        return;
+    }
+    match worker.insist(|| worker.context.queue.ack(jobs)).await {
+        Ok(stale) => {
+            metrics::jobs_ended(outcome, jobs.len() - stale as usize);
+            metrics::stale_leases(stale);
+        }
+        Err(error) => error!(error = %Chain(&error), "cannot end jobs; their leases will run out"),
+    }
+    worker.let_go(jobs);
+}
+
+/// Puts entries that are no jobs on the list of dead letters.
+pub async fn bury(worker: &Worker, letters: &[DeadLetter]) {
+    match worker.insist(|| worker.context.queue.dead_letter(letters, false)).await {
+        Ok((stale, evicted)) => {
+            metrics::stale_leases(stale);
+            report_evictions(evicted);
+        }
+        Err(error) => {
+            error!(error = %Chain(&error), "cannot write dead letters; their leases will run out");
+        }
+    }
+    worker.keeper.release(letters.iter().map(|letter| &letter.lease));
+}
+
+/// A full list of dead letters loses its oldest, never silently.
+pub fn report_evictions(evicted: u64) {
+    if evicted > 0 {
+        metrics::dead_letters_evicted(evicted);
+        info!(evicted, "the dead-letter list is full; its oldest entries were dropped");
+    }
+}
+
+async fn record(worker: &Worker, outcomes: &[Outcome]) {
+    if outcomes.is_empty() {
+        return;
+    }
+    if let Err(error) = worker.insist(|| worker.context.store.record(outcomes)).await {
+        // The job still ends: one that its row refuses would come back for ever.
+        error!(error = %Chain(&error), "cannot record outcomes");
+    }
+}

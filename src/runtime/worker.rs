@@ -1,0 +1,90 @@
+//! What every step of a job's way through a worker needs, and how jobs are let go.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use ractor::ActorRef;
+use tracing::warn;
+
+use super::{context::Context, leases::LeaseKeeper, outage::Outage, throttler::ThrottlerMsg};
+use crate::{
+    domain::{Job, TenantId},
+    queue::Lease,
+    telemetry::{Chain, metrics},
+};
+
+/// A job and the right to end it.
+pub type Held = (Lease, Job);
+
+/// Between two calls to a store that is away.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// The parts below, the Throttler to tell of what is in hand, and the keeper of its leases.
+#[derive(Clone)]
+pub struct Worker {
+    /// The parts below.
+    pub context: Arc<Context>,
+    /// Whom it asks before it claims.
+    pub throttler: ActorRef<ThrottlerMsg>,
+    /// What keeps the leases alive.
+    pub keeper: Arc<LeaseKeeper>,
+}
+
+impl Worker {
+    /// Tells the Throttler. One that is being restarted starts with nothing in hand and learns
+    /// of an outage with the next call.
+    pub fn tell(&self, message: ThrottlerMsg) {
+        let _ = self.throttler.cast(message);
+    }
+
+    /// Calls until the store answers, so that work already done is not done again.
+    ///
+    /// # Errors
+    /// What the store answers when it is there.
+    pub async fn insist<T, E: Outage, F: Future<Output = Result<T, E>>>(
+        &self,
+        mut call: impl FnMut() -> F,
+    ) -> Result<T, E> {
+        loop {
+            match call().await {
+                Err(error) if error.is_outage() => {
+                    warn!(error = %Chain(&error), "waiting for a store with work in hand");
+                    self.tell(ThrottlerMsg::Down);
+                    tokio::time::sleep(PAUSE).await;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Forgets jobs that this worker has ended.
+    pub fn let_go(&self, jobs: &[Held]) {
+        self.keeper.release(jobs.iter().map(|(lease, _)| lease));
+        self.tell(ThrottlerMsg::Gave(count_tenants(jobs.iter().map(|(_, job)| job))));
+    }
+
+    /// Puts jobs back as if they had not been claimed.
+    pub async fn hand_back(&self, jobs: &[Held]) {
+        let nodes: Vec<_> = jobs.iter().map(|(_, job)| job.node_id).collect();
+        if let Err(error) = self.context.store.return_to_queue(&nodes).await {
+            // The rows say `processing` until the jobs are claimed again.
+            warn!(error = %Chain(&error), "cannot mark nodes as queued");
+        }
+        let leases: Vec<Lease> = jobs.iter().map(|(lease, _)| lease.clone()).collect();
+        match self.context.queue.hand_back(&leases).await {
+            Ok(handed_back) => metrics::jobs_ended("handed_back", handed_back as usize),
+            Err(error) => {
+                warn!(error = %Chain(&error), "cannot hand jobs back; their leases will run out");
+            }
+        }
+        self.let_go(jobs);
+    }
+}
+
+/// How many of these jobs each tenant has.
+pub fn count_tenants<'a>(jobs: impl Iterator<Item = &'a Job>) -> HashMap<TenantId, usize> {
+    let mut counts = HashMap::new();
+    for job in jobs {
+        *counts.entry(job.tenant_id.clone()).or_default() += 1;
+    }
+    counts
+}
