@@ -6,7 +6,10 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow, bail};
-use tokio::{sync::oneshot, task::JoinHandle};
+use tokio::{
+    sync::{oneshot, watch},
+    task::JoinHandle,
+};
 use tracing::{info, warn};
 
 use crate::{
@@ -14,7 +17,7 @@ use crate::{
     http,
     inference::{self, Model},
     queue::{Limits, PrivateRedis, Queue},
-    runtime::{Context, InlineEmbedder, Mode, RestartIntensity, Runtime, Workers},
+    runtime::{Context, InlineEmbedder, Mode, RestartIntensity, Runtime, Workers, WorkersReady},
     store::Store,
     telemetry::metrics,
 };
@@ -42,6 +45,8 @@ pub struct App {
 struct HttpServer {
     address: SocketAddr,
     stop: oneshot::Sender<()>,
+    /// Closed when the server has ended.
+    ended: watch::Receiver<()>,
     task: JoinHandle<std::io::Result<()>>,
 }
 
@@ -117,23 +122,25 @@ impl App {
             };
             let queue = Arc::new(Queue::connect(&url, &self.config.queue).await?);
             self.queue = Some(Arc::clone(&queue));
-            let mut model_ready = None;
+            let mut ready = None;
             if let (Role::Serve | Role::Worker, Some(model)) = (role, model) {
                 let context = Context {
                     queue: Arc::clone(&queue),
                     store: store.clone(),
                     model,
                     config: worker.clone(),
+                    device_up: watch::Sender::new(true),
                 };
+                let device = context.device_up.subscribe();
                 let workers = Workers::start(Arc::new(context), intensity).await?;
-                model_ready = Some(workers.model_ready());
+                ready = Some(WorkersReady { embedders: workers.model_ready(), device });
                 self.workers = Some(workers);
             }
             let limits = Limits {
                 max_depth: self.config.queue.max_depth,
                 tenant_max_pending: self.config.queue.tenant_max_pending,
             };
-            Mode::Queued { queue, limits, model_ready }
+            Mode::Queued { queue, limits, workers: ready }
         } else {
             let model = model.ok_or_else(|| anyhow!("EMBEDDING_ASYNC=false needs a model"))?;
             let (tokens, texts) = (worker.batch_tokens, worker.batch_texts);
@@ -153,9 +160,21 @@ impl App {
 
     /// Ends with the reason when a part fails that this process cannot do without.
     pub async fn failed(&mut self) -> String {
-        match &mut self.workers {
-            Some(workers) => workers.failed().await,
-            None => std::future::pending().await,
+        let workers = async {
+            match &mut self.workers {
+                Some(workers) => workers.failed().await,
+                None => std::future::pending().await,
+            }
+        };
+        let http = async {
+            match &mut self.http {
+                Some(http) => http.ended.changed().await.is_ok(),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            reason = workers => reason,
+            _ = http => "the HTTP server ended".to_owned(),
         }
     }
 
@@ -186,11 +205,17 @@ impl HttpServer {
         };
         let (stop, stopped) = oneshot::channel::<()>();
         let endpoint = http::routes(runtime, limits);
-        let task = tokio::spawn(http::serve(listener, endpoint, async move {
-            // A sender that is gone means the same.
-            let _ = stopped.await;
-        }));
-        Ok(Self { address, stop, task })
+        // The sender goes with the task, however that ends.
+        let (alive, ended) = watch::channel(());
+        let task = tokio::spawn(async move {
+            let _alive = alive;
+            let stopped = async move {
+                // A sender that is gone means the same.
+                let _ = stopped.await;
+            };
+            http::serve(listener, endpoint, stopped).await
+        });
+        Ok(Self { address, stop, ended, task })
     }
 
     async fn stop(self) {

@@ -209,8 +209,35 @@ impl Settings {
         match (&self.activekg_dsn, &self.database_url) {
             (Some(dsn), _) if !dsn.is_empty() => parse::dsn("ACTIVEKG_DSN", dsn),
             (_, Some(dsn)) if !dsn.is_empty() => parse::dsn("DATABASE_URL", dsn),
-            _ => Ok(format!("sqlite://{}", data_dir.join("vecmill.db").display())),
+            _ => {
+                // The path becomes part of a URL.
+                let path = data_dir.join("vecmill.db").display().to_string();
+                Ok(format!("sqlite://{}", path.replace('%', "%25").replace('?', "%3F")))
+            }
         }
+    }
+
+    /// A key that another setting's prefix takes for one of its own would be counted, or removed,
+    /// as such.
+    fn keys_are_apart(&self) -> Result<(), ConfigError> {
+        let names = [
+            ("EMBEDDING_QUEUE_KEY", &self.embedding_queue_key),
+            ("EMBEDDING_RETRY_KEY", &self.embedding_retry_key),
+            ("EMBEDDING_DLQ_KEY", &self.embedding_dlq_key),
+            ("EMBEDDING_PENDING_PREFIX", &self.embedding_pending_prefix),
+            ("EMBEDDING_TENANT_PENDING_PREFIX", &self.embedding_tenant_pending_prefix),
+        ];
+        for (i, (variable, name)) in names.iter().enumerate() {
+            for (other, other_name) in
+                names.iter().enumerate().filter(|&(j, _)| i != j).map(|n| n.1)
+            {
+                if name == other_name || other_name.starts_with(&format!("{name}:")) {
+                    let allowed = format!("{other} must be another key, and not begin with it");
+                    return Err(ConfigError::new(variable, name, allowed));
+                }
+            }
+        }
+        Ok(())
     }
 
     fn queue(&self) -> Result<QueueConfig, ConfigError> {
@@ -218,6 +245,7 @@ impl Settings {
             None | Some("") => None,
             Some(url) => Some(parse::redis_url("REDIS_URL", url)?),
         };
+        self.keys_are_apart()?;
         Ok(QueueConfig {
             redis_url,
             queue_key: check!(self.embedding_queue_key, non_empty),
@@ -300,6 +328,8 @@ mod tests {
             ("EMBEDDING_RETRY_BASE_SECONDS", "NaN"),
             ("VECMILL_BIND", "localhost"),
             ("EMBEDDING_QUEUE_KEY", ""),
+            ("EMBEDDING_PENDING_PREFIX", "embedding"),
+            ("EMBEDDING_DLQ_KEY", "embedding:queue"),
         ] {
             let error = Settings::with(&[(variable, value)]).err().unwrap().to_string();
             assert!(error.contains(variable) && error.contains(value), "{error}");

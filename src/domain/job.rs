@@ -42,8 +42,8 @@ pub struct Job {
     pub attempts: u32,
     /// Workers lost while holding this job.
     pub lost: u32,
-    /// Unix seconds of the first enqueue.
-    pub enqueued_at: f64,
+    /// Unix seconds of the first enqueue, if the producer gave it.
+    pub enqueued_at: Option<f64>,
     fields: Map<String, Value>,
 }
 
@@ -68,7 +68,7 @@ impl Job {
             action,
             attempts: 0,
             lost: 0,
-            enqueued_at,
+            enqueued_at: Some(enqueued_at),
             fields: Map::new(),
         }
     }
@@ -112,7 +112,7 @@ impl Job {
             action,
             attempts: count("attempts"),
             lost: count(LOST),
-            enqueued_at: fields.get("enqueued_at").and_then(Value::as_f64).unwrap_or_default(),
+            enqueued_at: fields.get("enqueued_at").and_then(Value::as_f64),
             fields,
         })
     }
@@ -125,7 +125,9 @@ impl Job {
         fields.insert("tenant_id".into(), self.tenant_id.as_str().into());
         fields.insert("action".into(), self.action.as_str().into());
         fields.insert("attempts".into(), self.attempts.into());
-        fields.insert("enqueued_at".into(), self.enqueued_at.into());
+        if let Some(enqueued_at) = self.enqueued_at {
+            fields.insert("enqueued_at".into(), enqueued_at.into());
+        }
         if self.lost > 0 {
             fields.insert(LOST.into(), self.lost.into());
         }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::domain::FailureKind;
+
 /// One text as the model sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Encoding {
@@ -48,6 +50,17 @@ pub enum EmbedError {
     /// The device cannot compute at present (out of memory, lost); no text is at fault.
     #[error("the device is not available: {0}")]
     Device(String),
+}
+
+impl EmbedError {
+    /// What follows from it.
+    pub fn kind(&self) -> FailureKind {
+        match self {
+            Self::Tokenizer(_) => FailureKind::Permanent,
+            Self::Model(_) => FailureKind::Transient,
+            Self::Device(_) => FailureKind::Infrastructure,
+        }
+    }
 }
 
 /// A model ready to use: its tokenizer, its computation and what identifies its vectors.

@@ -39,8 +39,10 @@ pub enum Enqueued {
     New,
     /// The job of this id is live already.
     Live(String),
-    /// There is no room for it.
-    Full,
+    /// The queue has no room for it.
+    QueueFull,
+    /// Its tenant has no room for it.
+    TenantFull,
 }
 
 /// A reservation whose process died gives its room back after this time.
@@ -115,7 +117,8 @@ impl Queue {
             let chunk: Vec<String> = self.run(&self.scripts.enqueue, args).await?;
             answers.extend(chunk.into_iter().map(|answer| match answer.as_str() {
                 "new" => Enqueued::New,
-                "full" => Enqueued::Full,
+                "full" => Enqueued::QueueFull,
+                "tenant" => Enqueued::TenantFull,
                 live => Enqueued::Live(live.strip_prefix("live:").unwrap_or(live).to_owned()),
             }));
         }

@@ -10,6 +10,7 @@ use fred::{
         config::{Config, ReconnectPolicy, ServerConfig},
     },
 };
+use socket2::TcpKeepalive;
 use tracing::{info, warn};
 
 use super::{Keys, Queue, QueueError, load, scripts::Scripts};
@@ -18,8 +19,8 @@ use crate::config::QueueConfig;
 /// How long a command may take, reconnecting included.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Longer than any wait for a job, which the poll interval bounds to a minute.
-const LONGEST_WAIT: Duration = Duration::from_secs(70);
+/// How long sent data may stay unanswered before the connection is given up.
+const VANISHED_AFTER: Duration = Duration::from_secs(10);
 /// `BLMOVE` and `RPOP` with a count, the newest commands used, came with this release.
 const OLDEST_SERVER: (u64, u64) = (6, 2);
 
@@ -74,9 +75,9 @@ fn client(url: &str, command_timeout: Option<Duration>) -> Result<Client, QueueE
             connection.max_command_attempts = 1;
             connection.max_command_buffer_len = 100_000;
             connection.auto_client_setname = true;
-            // A server that vanished without closing the connection is found by time-outs.
-            connection.unresponsive.max_timeout = Some(command_timeout.unwrap_or(LONGEST_WAIT));
-            connection.unresponsive.interval = Duration::from_secs(1);
+            // A server that vanished without closing the connection: the kernel gives it up.
+            connection.tcp.user_timeout = Some(VANISHED_AFTER);
+            connection.tcp.keepalive = Some(TcpKeepalive::new().with_time(VANISHED_AFTER));
         })
         .with_performance_config(|performance| {
             performance.default_command_timeout = command_timeout.unwrap_or_default();

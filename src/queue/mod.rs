@@ -24,6 +24,8 @@ use fred::{
     types::{FromValue, Key, Value, lists::LMoveDirection},
 };
 
+use tracing::debug;
+
 pub use admission::{Admission, Enqueued, Limits, Reservation};
 pub use private_redis::{PrivateRedis, PrivateRedisError};
 pub use repair::{Expired, Recount};
@@ -114,10 +116,24 @@ pub enum QueueError {
 impl From<Error> for QueueError {
     fn from(error: Error) -> Self {
         // A server that is loading, failing over, busy or full answers with an error line, and
-        // will do better later.
-        const PASSING: [&str; 7] =
-            ["LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "BUSY", "OOM", "MISCONF"];
-        let passing = PASSING.iter().any(|code| error.details().starts_with(code));
+        // will do better later. Redis 6.2 wraps the errors of commands in a script.
+        const PASSING: [&str; 8] = [
+            "LOADING",
+            "READONLY",
+            "MASTERDOWN",
+            "CLUSTERDOWN",
+            "BUSY",
+            "OOM",
+            "MISCONF",
+            "NOREPLICAS",
+        ];
+        // So the client answers commands that wait for a connection when that is made anew.
+        const NOT_SENT: [&str; 2] = ["Failed to route", "channel closed"];
+        let details = error.details();
+        let passing = PASSING
+            .iter()
+            .any(|code| details.starts_with(code) || details.contains(&format!("-{code} ")))
+            || NOT_SENT.iter().any(|words| details.contains(words));
         match error.kind() {
             ErrorKind::IO
             | ErrorKind::Timeout
@@ -131,6 +147,9 @@ impl From<Error> for QueueError {
     }
 }
 
+/// How much longer than it should a wait for a job may take.
+const WAITER_PATIENCE: Duration = Duration::from_secs(5);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How many of the jobs next in line are looked at for their age.
 const AGE_SAMPLE: i64 = 64;
 
@@ -159,20 +178,22 @@ impl Queue {
         // none: a wake-up that works for foreign producers too. Zero would block for ever.
         let seconds = timeout.as_secs_f64().max(0.01);
         let queue = self.keys.queue.as_str();
-        let waited = self
-            .waiter
-            .blmove::<Value, _, _>(
-                queue,
-                queue,
-                LMoveDirection::Right,
-                LMoveDirection::Right,
-                seconds,
-            )
-            .await;
-        match waited {
+        let blmove = self.waiter.blmove::<Value, _, _>(
+            queue,
+            queue,
+            LMoveDirection::Right,
+            LMoveDirection::Right,
+            seconds,
+        );
+        match tokio::time::timeout(timeout + WAITER_PATIENCE, blmove).await {
             // So the client reports the end of the wait; it has no time-out of its own.
-            Err(error) if *error.kind() == ErrorKind::Timeout => Ok(()),
-            waited => Ok(waited.map(drop)?),
+            Ok(Err(error)) if *error.kind() == ErrorKind::Timeout => Ok(()),
+            Ok(waited) => Ok(waited.map(drop)?),
+            Err(_) => {
+                // The server vanished without closing the connection.
+                self.waiter.force_reconnection().await?;
+                Err(QueueError::Unavailable(Error::new(ErrorKind::Timeout, "no answer")))
+            }
         }
     }
 
@@ -183,7 +204,7 @@ impl Queue {
         let oldest = next
             .iter()
             .filter_map(|entry| Job::decode(entry).ok())
-            .map(|job| job.enqueued_at)
+            .filter_map(|job| job.enqueued_at)
             .min_by(f64::total_cmp);
         Ok(Depths {
             queue: self.client.llen(self.keys.queue.as_str()).await?,
@@ -209,11 +230,13 @@ impl Queue {
             .collect())
     }
 
-    /// Closes both connections.
+    /// Closes both connections, as far as that is possible in a second. Nothing is lost when a
+    /// connection does not close in good order.
     pub async fn close(&self) {
-        // Nothing is lost when a connection does not close in good order.
-        let _ = self.client.quit().await;
-        let _ = self.waiter.quit().await;
+        let quit = async { tokio::join!(self.client.quit(), self.waiter.quit()) };
+        if tokio::time::timeout(CLOSE_TIMEOUT, quit).await.is_err() {
+            debug!("the connections to Redis end with the process");
+        }
     }
 }
 

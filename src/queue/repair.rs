@@ -1,10 +1,13 @@
 //! What brings order back: due retries, expired leases, recounts, and the lock of the sweep.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use fred::{
     interfaces::KeysInterface,
-    types::{Expiration, SetOptions, Value},
+    types::{Expiration, SetOptions, Value, scan::ScanType},
 };
 use uuid::Uuid;
 
@@ -42,6 +45,8 @@ pub struct Expired {
 
 /// Jobs above which a recount would hold the server for too long (about 50 ms).
 const RECOUNT_MAX_JOBS: u64 = 20_000;
+/// Keys looked at by one step of a scan.
+const SCAN_PAGE: u32 = 1000;
 /// Jobs moved by one call, so that no call holds the server for long.
 const BATCH: usize = 500;
 
@@ -85,12 +90,18 @@ impl Queue {
         give_up_after: Duration,
         tenants: &HashMap<String, String>,
     ) -> Result<Recount, QueueError> {
-        let mut args: Vec<Value> =
-            vec![RECOUNT_MAX_JOBS.to_string().into(), give_up_after.as_millis().to_string().into()];
-        for (node, tenant) in tenants {
+        let nodes = self.suffixes(&self.keys.pending_prefix).await?;
+        let mut args: Vec<Value> = vec![
+            RECOUNT_MAX_JOBS.to_string().into(),
+            give_up_after.as_millis().to_string().into(),
+            nodes.len().to_string().into(),
+        ];
+        for node in nodes {
             args.push(node.as_str().into());
-            args.push(tenant.as_str().into());
+            args.push(tenants.get(&node).map_or("?", String::as_str).into());
         }
+        let counted = self.suffixes(&self.keys.tenant_prefix).await?;
+        args.extend(counted.into_iter().map(Value::from));
         let answer: Vec<String> = self.run(&self.scripts.recount, args).await?;
         let number = |i: usize| answer.get(i).and_then(|n| n.parse().ok()).unwrap_or(0);
         Ok(match answer.first().map(String::as_str) {
@@ -103,6 +114,31 @@ impl Queue {
                 given_up: number(4),
             },
         })
+    }
+
+    /// What follows the prefix and a colon in the names of the string keys that have it.
+    async fn suffixes(&self, prefix: &str) -> Result<HashSet<String>, QueueError> {
+        let mut pattern = String::new();
+        for c in prefix.chars() {
+            if "*?[]\\".contains(c) {
+                pattern.push('\\');
+            }
+            pattern.push(c);
+        }
+        pattern.push_str(":*");
+        let mut found = HashSet::new();
+        let mut cursor = "0".to_owned();
+        loop {
+            let (next, keys): (String, Vec<String>) = self
+                .client
+                .scan_page(cursor, pattern.as_str(), Some(SCAN_PAGE), Some(ScanType::String))
+                .await?;
+            found.extend(keys.iter().map(|key| key[prefix.len() + 1..].to_owned()));
+            if next == "0" {
+                return Ok(found);
+            }
+            cursor = next;
+        }
     }
 
     /// Takes the lock of the sweep for `ttl`, if nobody holds it. Returns what gives it back.

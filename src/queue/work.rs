@@ -189,7 +189,8 @@ impl Queue {
         self.run(&self.scripts.dead_letter, args).await
     }
 
-    /// Puts jobs back in their place, attempts unchanged. Give them in the order of their claim.
+    /// Puts jobs back to the right of the queue, attempts unchanged; the first is the next to be
+    /// claimed.
     pub async fn hand_back(&self, leases: &[Lease]) -> Result<u64, QueueError> {
         if leases.is_empty() {
             return Ok(0);

@@ -30,11 +30,18 @@ impl Runtime {
         let answer = queue.enqueue(std::slice::from_ref(&job), Some(limits)).await?.pop();
         let job_id = match answer {
             Some(Enqueued::New) => {
-                self.parts.store.mark_queued(&[(node.id, node.status)]).await?;
+                self.parts.store.mark_queued(std::slice::from_ref(&node)).await?;
                 job.job_id
             }
             Some(Enqueued::Live(job_id)) => job_id,
-            Some(Enqueued::Full) | None => {
+            Some(Enqueued::TenantFull) => {
+                return Err(RuntimeError::TenantFull {
+                    tenant: node.tenant_id,
+                    limit: limits.tenant_max_pending,
+                    retry_after: self.parts.retry_after,
+                });
+            }
+            Some(Enqueued::QueueFull) | None => {
                 return Err(RuntimeError::QueueFull {
                     limit: limits.max_depth,
                     retry_after: self.parts.retry_after,
@@ -54,12 +61,13 @@ impl Runtime {
     /// `ready` first and are not embedded for nothing.
     pub async fn requeue(
         &self,
-        filter: RequeueFilter,
+        mut filter: RequeueFilter,
         backfill_ready: bool,
     ) -> Result<Requeued, RuntimeError> {
         let (queue, limits) = self.queue()?;
         let store = &self.parts.store;
         let backfilled = if backfill_ready {
+            filter.only_missing_embedding = true;
             store.backfill_ready(&filter.scope, filter.node_ids.as_deref()).await?
         } else {
             0
@@ -76,10 +84,8 @@ impl Runtime {
             .collect();
         // The jobs first: a node that got none must not look as if it had.
         let answers = queue.enqueue(&jobs, Some(limits)).await?;
-        let enqueued = |(node, answer): (Candidate, Enqueued)| {
-            (answer == Enqueued::New).then_some((node.id, node.status))
-        };
-        let enqueued: Vec<(Uuid, NodeStatus)> =
+        let enqueued = |(node, answer)| (answer == Enqueued::New).then_some(node);
+        let enqueued: Vec<Candidate> =
             nodes.into_iter().zip(answers).filter_map(enqueued).collect();
         store.mark_queued(&enqueued).await?;
         Ok(Requeued { backfilled, requested: jobs.len() as u64, enqueued: enqueued.len() as u64 })

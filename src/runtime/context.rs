@@ -3,6 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest, Sha256};
+use tokio::sync::watch;
 
 use crate::{config::WorkerConfig, inference::Model, queue::Queue, store::Store};
 
@@ -16,6 +17,8 @@ pub struct Context {
     pub model: Model,
     /// How.
     pub config: WorkerConfig,
+    /// Whether the device computed when it was last asked to.
+    pub device_up: watch::Sender<bool>,
 }
 
 /// Seconds since 1970.

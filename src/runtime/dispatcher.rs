@@ -13,6 +13,7 @@ use super::{
     batch::Batch,
     context::Context,
     embedder::{EmbedResult, EmbedderMsg},
+    endings,
     finish::finish,
     leases::LeaseKeeper,
     prepare::{Prepared, prepare},
@@ -20,7 +21,7 @@ use super::{
     throttler::ThrottlerMsg,
     worker::{Held, Worker},
 };
-use crate::{queue::Lease, telemetry::Chain};
+use crate::{domain::FailureKind, queue::Lease, telemetry::Chain};
 
 /// Batches in hand for each Embedder: running, ready, being prepared, being written.
 const BATCHES_IN_HAND: usize = 8;
@@ -178,6 +179,19 @@ impl DispatcherState {
         });
     }
 
+    /// Ends the job of a text that brought an Embedder down while it was alone with it.
+    fn fail(&mut self, myself: &ActorRef<DispatcherMsg>, batch: Batch) {
+        let worker = self.worker.clone();
+        step(myself, async move {
+            let jobs: Vec<Held> =
+                batch.texts.into_iter().map(|text| (text.lease, text.job)).collect();
+            let count = jobs.len();
+            let reason = "the model panicked on this text";
+            endings::fail(&worker, jobs, FailureKind::Permanent, reason).await;
+            DispatcherMsg::Finished { jobs: count, again: Vec::new() }
+        });
+    }
+
     /// Gives back what no Embedder has begun.
     fn hand_back_ready(&mut self, myself: &ActorRef<DispatcherMsg>) {
         let jobs: Vec<Held> = self
@@ -238,6 +252,7 @@ impl Actor for Dispatcher {
         }
         let keeper = LeaseKeeper::start(Arc::clone(&context.queue), context.config.lease);
         myself.cast(DispatcherMsg::Fill)?;
+        throttler.cast(ThrottlerMsg::Reset)?;
         Ok(DispatcherState {
             worker: Worker { context, throttler, keeper: Arc::new(keeper) },
             embedders,
@@ -280,7 +295,9 @@ impl Actor for Dispatcher {
             }
             DispatcherMsg::EmbedderLost(slot) => {
                 state.embedders[slot] = None;
-                state.schedule.slot_lost(slot);
+                if let Some(batch) = state.schedule.slot_lost(slot) {
+                    state.fail(&myself, batch);
+                }
                 if state.is_draining {
                     state.hand_back_ready(&myself);
                 }

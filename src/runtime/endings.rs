@@ -109,12 +109,22 @@ pub fn report_evictions(evicted: u64) {
     }
 }
 
+/// Writes outcomes; a statement that is refused is split, so that one bad row harms no other.
 async fn record(worker: &Worker, outcomes: &[Outcome]) {
-    if outcomes.is_empty() {
-        return;
-    }
-    if let Err(error) = worker.insist(|| worker.context.store.record(outcomes)).await {
-        // The job still ends: one that its row refuses would come back for ever.
-        error!(error = %Chain(&error), "cannot record outcomes");
+    let mut parts = vec![outcomes];
+    while let Some(part) = parts.pop() {
+        if part.is_empty() {
+            continue;
+        }
+        match worker.insist(|| worker.context.store.record(part)).await {
+            Ok(()) => {}
+            Err(error) if part.len() == 1 => {
+                error!(error = %Chain(&error), node = %part[0].id, "cannot record an outcome");
+            }
+            Err(_) => {
+                let (first, second) = part.split_at(part.len() / 2);
+                parts.extend([first, second]);
+            }
+        }
     }
 }

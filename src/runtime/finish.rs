@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 use uuid::Uuid;
 
 use super::{
@@ -25,29 +25,38 @@ use crate::{
 pub async fn finish(worker: &Worker, batch: Batch, result: EmbedResult) -> Vec<Batch> {
     match result.vectors {
         Ok(vectors) => {
-            metrics::batch_embedded(batch.texts.len(), batch.tokens(), result.took);
+            let (texts, tokens) = (batch.texts.len(), batch.tokens());
+            debug!(texts, tokens, took = ?result.took, "a batch was embedded");
+            metrics::batch_embedded(texts, tokens, result.took);
+            worker.context.device_up.send_replace(true);
             store(worker, batch.texts, vectors).await;
+            worker.tell(ThrottlerMsg::Up);
             Vec::new()
         }
-        Err(error @ EmbedError::Device(_)) => {
-            error!(error = %Chain(&error), "the device is away");
-            worker.tell(ThrottlerMsg::Down);
-            worker.hand_back(&jobs_of(batch.texts)).await;
-            Vec::new()
-        }
-        Err(error) => match batch.split() {
-            Ok(halves) => {
-                warn!(error = %Chain(&error), "a batch failed; splitting it");
-                halves.into()
-            }
-            Err(single) => {
-                let reason = error.to_string();
-                let jobs = jobs_of(single.texts);
-                endings::fail(worker, jobs, FailureKind::Transient, &reason).await;
-                Vec::new()
-            }
-        },
+        Err(error) => failed(worker, batch, &error).await,
     }
+}
+
+/// A batch that failed is split until the text at fault is alone; a device that ran out of memory
+/// may also manage the halves.
+async fn failed(worker: &Worker, batch: Batch, error: &EmbedError) -> Vec<Batch> {
+    let single = match batch.split() {
+        Ok(halves) => {
+            warn!(error = %Chain(error), "a batch failed; splitting it");
+            return halves.into();
+        }
+        Err(single) => jobs_of(single.texts),
+    };
+    match error.kind() {
+        FailureKind::Infrastructure => {
+            error!(error = %Chain(error), "the device is away");
+            worker.context.device_up.send_replace(false);
+            worker.tell(ThrottlerMsg::Down);
+            worker.hand_back(&single).await;
+        }
+        kind => endings::fail(worker, single, kind, &error.to_string()).await,
+    }
+    Vec::new()
 }
 
 /// How far from 1 the length of a stored vector may be.
@@ -97,7 +106,9 @@ async fn store(worker: &Worker, texts: Vec<Text>, vectors: Vec<Vec<f32>>) {
         rest.into_iter().partition(|(_, job)| refused.contains(&job.node_id));
     let now = unix_now();
     for (_, job) in &done {
-        metrics::job_stored(now - job.enqueued_at);
+        if let Some(enqueued_at) = job.enqueued_at {
+            metrics::job_stored(now - enqueued_at);
+        }
     }
     endings::end(worker, "ready", &done).await;
     if !refused.is_empty() {

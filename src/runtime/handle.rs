@@ -26,10 +26,30 @@ pub enum Mode {
         /// How much may be in it.
         limits: Limits,
         /// Whether the workers of this process are ready; none when it has no workers.
-        model_ready: Option<watch::Receiver<bool>>,
+        workers: Option<WorkersReady>,
     },
     /// They are embedded while the client waits.
     Inline(InlineEmbedder),
+}
+
+/// What the workers of a process need to be ready.
+pub struct WorkersReady {
+    /// Whether every Embedder is up.
+    pub embedders: watch::Receiver<bool>,
+    /// Whether the device computed when it was last asked to.
+    pub device: watch::Receiver<bool>,
+}
+
+impl WorkersReady {
+    fn state(&self) -> Result<(), String> {
+        if !*self.embedders.borrow() {
+            return Err("an embedder is being restarted".to_owned());
+        }
+        if !*self.device.borrow() {
+            return Err("the device does not compute".to_owned());
+        }
+        Ok(())
+    }
 }
 
 /// A cheap handle to a running Vecmill.
@@ -100,15 +120,10 @@ impl Runtime {
         let mut parts = vec![("database", database)];
         match &self.parts.mode {
             Mode::Inline(_) => parts.push(("model", Ok(()))),
-            Mode::Queued { queue, model_ready, .. } => {
+            Mode::Queued { queue, workers, .. } => {
                 parts.push(("redis", answer_in_time("redis", queue.ping()).await));
-                if let Some(ready) = model_ready {
-                    let state = if *ready.borrow() {
-                        Ok(())
-                    } else {
-                        Err("an embedder is being restarted".to_owned())
-                    };
-                    parts.push(("model", state));
+                if let Some(workers) = workers {
+                    parts.push(("model", workers.state()));
                 }
             }
         }

@@ -25,7 +25,7 @@ mod workers;
 
 pub use api::{Accepted, EmbeddingStatus, QueueDepths, Readiness, Requeued, RuntimeError};
 pub use context::Context;
-pub use handle::{Mode, Runtime};
+pub use handle::{Mode, Runtime, WorkersReady};
 pub use inline::InlineEmbedder;
 pub use restart::{Decision, RestartHistory, RestartIntensity};
 pub use workers::Workers;

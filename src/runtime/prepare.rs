@@ -1,6 +1,10 @@
 //! From claim to batches: the first half of a job's way through a worker.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::Duration,
+};
 
 use tracing::{debug, error, warn};
 use uuid::Uuid;
@@ -15,7 +19,7 @@ use super::{
 };
 use crate::{
     domain::{Action, FailureKind, NodeStatus, batch::plan},
-    inference::{EmbedError, Encoding, Model},
+    inference::{EmbedError, Encoding, Model, TextEncoder},
     queue::{Claimed, DeadLetter},
     store::{BeginJob, TextRow},
     telemetry::{Chain, metrics},
@@ -39,13 +43,21 @@ const BLOCKED_PAUSE: Duration = Duration::from_millis(50);
 pub async fn prepare(worker: &Worker, wanted: usize) -> Prepared {
     let limits = match ractor::call!(worker.throttler, ThrottlerMsg::Ask) {
         Ok(Permit::Claim(limits)) => limits,
-        Ok(Permit::Pause(pause)) => {
+        Ok(Permit::Pause(pause, limits)) => {
             tokio::time::sleep(pause).await;
-            probe(worker).await;
+            // A store that answers may still refuse its work, and a device has no ping: only work
+            // that succeeds ends the pauses.
+            if !stores_answer(worker).await {
+                worker.tell(ThrottlerMsg::Down);
+                return Prepared::default();
+            }
+            limits
+        }
+        Err(_) => {
+            // The Throttler is being restarted.
+            tokio::time::sleep(worker.context.config.poll_interval).await;
             return Prepared::default();
         }
-        // The Throttler is being restarted.
-        Err(_) => return Prepared { is_idle: true, ..Prepared::default() },
     };
     let config = &worker.context.config;
     let claimed = match worker.context.queue.claim(wanted, config.lease, limits.as_ref()).await {
@@ -57,6 +69,7 @@ pub async fn prepare(worker: &Worker, wanted: usize) -> Prepared {
         }
     };
     if claimed.is_empty() {
+        worker.tell(ThrottlerMsg::Up);
         if limits.is_some() {
             tokio::time::sleep(config.poll_interval.min(BLOCKED_PAUSE)).await;
         }
@@ -73,11 +86,9 @@ pub async fn prepare(worker: &Worker, wanted: usize) -> Prepared {
     Prepared { batches: tokenise(worker, texts).await, is_idle: false }
 }
 
-/// Looks whether the stores are back.
-async fn probe(worker: &Worker) {
+async fn stores_answer(worker: &Worker) -> bool {
     let (queue, store) = tokio::join!(worker.context.queue.ping(), worker.context.store.ping());
-    let all_up = queue.is_ok() && store.is_ok();
-    worker.tell(if all_up { ThrottlerMsg::Up } else { ThrottlerMsg::Down });
+    queue.is_ok() && store.is_ok()
 }
 
 async fn bury_undecodable(worker: &Worker, claimed: Vec<Claimed>) -> Vec<Held> {
@@ -197,7 +208,7 @@ async fn tokenise(worker: &Worker, sources: Vec<Source>) -> Vec<Batch> {
         let mut good: Vec<Text> = Vec::with_capacity(sources.len());
         let mut bad: Vec<(Held, EmbedError)> = Vec::new();
         for Source { held: (lease, job), text, hash } in sources {
-            match encoder.encode(&text) {
+            match encode(encoder.as_ref(), &text) {
                 Ok(encoding) => {
                     good.push(Text { lease, job, text, source_hash: hash, encoding });
                 }
@@ -209,9 +220,16 @@ async fn tokenise(worker: &Worker, sources: Vec<Source>) -> Vec<Batch> {
     .await;
     for (held, error) in bad {
         let reason = error.to_string();
-        endings::fail(worker, vec![held], FailureKind::Permanent, &reason).await;
+        endings::fail(worker, vec![held], error.kind(), &reason).await;
     }
     into_batches(good, worker.context.config.batch_tokens, worker.context.config.batch_texts)
+}
+
+/// A text that makes the tokenizer panic is refused like any other.
+fn encode(encoder: &dyn TextEncoder, text: &str) -> Result<Encoding, EmbedError> {
+    // Encoding changes nothing that a panic could leave half-changed.
+    catch_unwind(AssertUnwindSafe(|| encoder.encode(text)))
+        .unwrap_or_else(|_| Err(EmbedError::Tokenizer("it panicked".to_owned())))
 }
 
 /// Encodes texts off the async threads: for nodes embedded while the client waits.
@@ -220,11 +238,11 @@ pub async fn encode_all(
     texts: Vec<String>,
 ) -> Vec<(String, Result<Encoding, EmbedError>)> {
     let encoder = model.encoder.clone();
-    let encode = move |text: String| {
-        let encoding = encoder.encode(&text);
+    let encode_one = move |text: String| {
+        let encoding = encode(encoder.as_ref(), &text);
         (text, encoding)
     };
-    run_blocking(move || texts.into_iter().map(encode).collect()).await
+    run_blocking(move || texts.into_iter().map(encode_one).collect()).await
 }
 
 /// Runs CPU-bound work off the async threads; a panic in it goes on here.

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tracing::error;
 
 use super::{
     context::Context,
@@ -22,12 +23,42 @@ pub enum RetrySchedulerMsg {
     Reclaim,
     /// Look for everything else.
     Sweep,
+    /// The look for lost leases is over.
+    Reclaimed,
     /// The sweep is over.
-    Swept(Result<(), SweepError>),
+    Swept,
 }
 
 /// The actor.
 pub struct RetryScheduler;
+
+/// Does a repair, and logs why it could not be done; the next one tries again.
+async fn repair<F: Future<Output = Result<(), SweepError>> + Send>(
+    what: &'static str,
+    context: Arc<Context>,
+    work: impl FnOnce(Arc<Context>) -> F + Send,
+) {
+    if let Err(error) = work(context).await {
+        report(what, &error);
+    }
+}
+
+/// Runs work as a task and sends the message when it is over, also when it panicked: the timer
+/// must be armed again.
+fn then(
+    myself: ActorRef<RetrySchedulerMsg>,
+    work: impl Future<Output = ()> + Send + 'static,
+    message: RetrySchedulerMsg,
+) {
+    let task = tokio::spawn(work);
+    tokio::spawn(async move {
+        if task.await.is_err() {
+            error!("a repair panicked");
+        }
+        // A RetryScheduler that is gone has a successor with timers of its own.
+        let _ = myself.cast(message);
+    });
+}
 
 impl RetryScheduler {
     async fn promote(context: &Context) -> Duration {
@@ -71,27 +102,20 @@ impl Actor for RetryScheduler {
                 let pause = Self::promote(context).await;
                 myself.send_after(pause, || RetrySchedulerMsg::Promote);
             }
+            // These two wait for the database, and retries must not wait with them.
             RetrySchedulerMsg::Reclaim => {
-                if let Err(error) = sweep::reclaim(context).await {
-                    report("reclaim", &error);
-                }
+                let work = repair("reclaim", Arc::clone(context), sweep::reclaim);
+                then(myself, work, RetrySchedulerMsg::Reclaimed);
+            }
+            RetrySchedulerMsg::Reclaimed => {
                 let pause = (context.config.lease / 4).min(LOOK_AGAIN);
                 myself.send_after(pause, || RetrySchedulerMsg::Reclaim);
             }
             RetrySchedulerMsg::Sweep => {
-                // It may take seconds, and retries must not wait for it.
-                let context = Arc::clone(context);
-                tokio::spawn(async move {
-                    let outcome = tokio::spawn(async move { sweep::sweep(&context).await }).await;
-                    // A sweep that panicked is not armed again by itself.
-                    let message = RetrySchedulerMsg::Swept(outcome.unwrap_or(Ok(())));
-                    let _ = myself.cast(message);
-                });
+                let work = repair("sweep", Arc::clone(context), sweep::sweep);
+                then(myself, work, RetrySchedulerMsg::Swept);
             }
-            RetrySchedulerMsg::Swept(outcome) => {
-                if let Err(error) = outcome {
-                    report("sweep", &error);
-                }
+            RetrySchedulerMsg::Swept => {
                 myself.send_after(context.config.sweep_interval, || RetrySchedulerMsg::Sweep);
             }
         }

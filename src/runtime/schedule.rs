@@ -52,16 +52,22 @@ impl Schedule {
         self.slots[slot].is_up = true;
     }
 
-    /// The embedder is gone; what it had will be done by its successor. Any of these texts may
-    /// be why.
-    pub fn slot_lost(&mut self, slot: usize) {
+    /// The embedder is gone; what it had will be done by its successor, text by text, because
+    /// any of them may be why. A text that was alone with it is why, and is returned.
+    pub fn slot_lost(&mut self, slot: usize) -> Option<Batch> {
         let slot = &mut self.slots[slot];
         slot.is_up = false;
+        let mut guilty = None;
         for (_, batch) in slot.out.drain(..).rev() {
+            if batch.suspect {
+                guilty = Some(batch);
+                continue;
+            }
             for suspect in batch.into_suspects().rev() {
                 self.ready.push_front(suspect);
             }
         }
+        guilty
     }
 
     /// Takes the next batch that an embedder has room for.
@@ -145,7 +151,7 @@ mod tests {
         schedule.add(batch(3));
         let node = schedule.assign().map(|a| a.batch.texts[0].job.node_id).unwrap();
         schedule.add(batch(1));
-        schedule.slot_lost(0);
+        assert!(schedule.slot_lost(0).is_none(), "any of three may be why");
         schedule.slot_up(1);
         for round in 0..3 {
             let assignment = schedule.assign().unwrap();
@@ -153,7 +159,12 @@ mod tests {
             assert!(round > 0 || assignment.batch.texts[0].job.node_id == node, "order is kept");
             let (slot, id) = (assignment.slot, assignment.id);
             assert!(schedule.assign().is_none(), "a suspect runs alone");
-            assert!(schedule.done(slot, id).is_some());
+            if round == 1 {
+                assert!(schedule.slot_lost(slot).is_some(), "it was alone");
+                schedule.slot_up(slot);
+            } else {
+                assert!(schedule.done(slot, id).is_some());
+            }
         }
         assert!(!schedule.assign().unwrap().batch.suspect);
     }

@@ -82,6 +82,7 @@ pub struct SupervisorState {
     throttler: ActorRef<ThrottlerMsg>,
     embedders: Vec<Option<ActorRef<EmbedderMsg>>>,
     dispatcher: Option<ActorRef<DispatcherMsg>>,
+    is_draining: bool,
 }
 
 impl SupervisorState {
@@ -225,6 +226,7 @@ impl Actor for Supervisor {
             throttler,
             embedders: vec![None; replicas],
             dispatcher: None,
+            is_draining: false,
         };
         for slot in 0..replicas {
             state.start(&myself, Child::Embedder(slot)).await?;
@@ -241,6 +243,8 @@ impl Actor for Supervisor {
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
+            // A new Dispatcher would claim again.
+            SupervisorMsg::Restart(Child::Dispatcher) if state.is_draining => {}
             SupervisorMsg::Restart(child) => {
                 if let Err(error) = state.start(&myself, child).await {
                     let planned = state.plan_restart(&myself, child, &error.to_string());
@@ -248,10 +252,17 @@ impl Actor for Supervisor {
                 }
                 info!(actor = child.name(), "actor restarted");
             }
-            SupervisorMsg::Drain(reply) => match &state.dispatcher {
-                Some(dispatcher) => dispatcher.cast(DispatcherMsg::Drain(reply))?,
-                // Without a Dispatcher nothing is in hand.
-                None => reply.send(())?,
+            SupervisorMsg::Drain(reply) => match state.dispatcher.clone() {
+                Some(dispatcher) => {
+                    state.is_draining = true;
+                    // One that is just failing lets go of its leases.
+                    let _ = dispatcher.cast(DispatcherMsg::Drain(reply));
+                }
+                None => {
+                    state.is_draining = true;
+                    // Without a Dispatcher nothing is in hand; who asked may have left.
+                    let _ = reply.send(());
+                }
             },
         }
         Ok(())

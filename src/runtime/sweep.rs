@@ -1,6 +1,6 @@
 //! What the RetryScheduler does: due retries, lost leases, orphaned rows, wrong counts.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tracing::{error, info, warn};
 use uuid::Uuid;
@@ -47,7 +47,7 @@ impl Outage for SweepError {
 }
 
 /// Gives jobs whose worker is lost to other workers, and buries those that lose every worker.
-pub async fn reclaim(context: &Context) -> Result<(), SweepError> {
+pub async fn reclaim(context: Arc<Context>) -> Result<(), SweepError> {
     let expired = context.queue.expired().await?;
     if expired.is_empty() {
         return Ok(());
@@ -84,11 +84,11 @@ pub async fn reclaim(context: &Context) -> Result<(), SweepError> {
         .collect();
     // Rows first: until the scripts run, the jobs are still under their leases.
     if !outcomes.is_empty() {
-        context.store.record(&outcomes).await?;
+        unless_refused(context.store.record(&outcomes).await)?;
     }
     let nodes: Vec<Uuid> = again.iter().map(|(_, job)| job.node_id).collect();
     if !nodes.is_empty() {
-        context.store.return_to_queue(&nodes).await?;
+        unless_refused(context.store.return_to_queue(&nodes).await)?;
     }
     let buried =
         |(lease, job): &(Lease, Job)| DeadLetter::of_job(lease.clone(), job, &reason, unix_now());
@@ -102,12 +102,23 @@ pub async fn reclaim(context: &Context) -> Result<(), SweepError> {
     Ok(())
 }
 
+/// A row that the database refuses to change must not keep the jobs of others from coming back.
+fn unless_refused(answer: Result<(), StoreError>) -> Result<(), StoreError> {
+    match answer {
+        Err(error) if !error.is_outage() => {
+            error!(error = %Chain(&error), "cannot change rows of jobs whose worker was lost");
+            Ok(())
+        }
+        answer => answer,
+    }
+}
+
 /// One sweep, unless another process is at it.
-pub async fn sweep(context: &Context) -> Result<(), SweepError> {
+pub async fn sweep(context: Arc<Context>) -> Result<(), SweepError> {
     let Some(lock) = context.queue.lock_sweep(LOCK_TTL).await? else { return Ok(()) };
     let outcome = async {
-        recount(context).await?;
-        enqueue_lost(context).await
+        recount(&context).await?;
+        enqueue_lost(&context).await
     }
     .await;
     context.queue.unlock_sweep(&lock).await?;

@@ -16,8 +16,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 pub enum Permit {
     /// Claim, within these limits if there are any.
     Claim(Option<TenantLimits>),
-    /// A store or device is away: look after this time whether it is back.
-    Pause(Duration),
+    /// A store or device was away: after this time, if the stores answer, claim within these
+    /// limits to see whether it is back.
+    Pause(Duration, Option<TenantLimits>),
 }
 
 /// What the Throttler understands.
@@ -28,9 +29,11 @@ pub enum ThrottlerMsg {
     Took(HashMap<TenantId, usize>),
     /// These jobs are in hand no more, by tenant.
     Gave(HashMap<TenantId, usize>),
+    /// The Dispatcher starts anew, with nothing in hand.
+    Reset,
     /// A store or device is away.
     Down,
-    /// All parts answered.
+    /// All parts did what was asked of them.
     Up,
 }
 
@@ -46,17 +49,22 @@ pub struct ThrottlerState {
 
 impl ThrottlerState {
     fn permit(&self) -> Permit {
-        if self.failures > 0 {
-            let doublings = (self.failures - 1).min(16);
-            return Permit::Pause((FIRST_PAUSE * 2_u32.pow(doublings)).min(LONGEST_PAUSE));
+        if self.failures == 0 {
+            return Permit::Claim(self.limits());
         }
+        let doublings = (self.failures - 1).min(16);
+        let pause = (FIRST_PAUSE * 2_u32.pow(doublings)).min(LONGEST_PAUSE);
+        Permit::Pause(pause, self.limits())
+    }
+
+    fn limits(&self) -> Option<TenantLimits> {
         if self.tenant_max == 0 {
-            return Permit::Claim(None);
+            return None;
         }
         let left = |in_hand: &usize| self.tenant_max.saturating_sub(*in_hand);
         let of_tenants =
             self.in_hand.iter().map(|(tenant, jobs)| (tenant.clone(), left(jobs))).collect();
-        Permit::Claim(Some(TenantLimits { default: self.tenant_max, of_tenants }))
+        Some(TenantLimits { default: self.tenant_max, of_tenants })
     }
 
     fn gave(&mut self, jobs: HashMap<TenantId, usize>) {
@@ -102,6 +110,7 @@ impl Actor for Throttler {
                 }
             }
             ThrottlerMsg::Gave(jobs) => state.gave(jobs),
+            ThrottlerMsg::Reset => state.in_hand.clear(),
             ThrottlerMsg::Down => {
                 if state.failures == 0 {
                     warn!("claiming pauses until all stores and devices answer");
@@ -148,7 +157,8 @@ mod tests {
                 state.permit()
             })
             .into();
-        let expected = [200, 400, 800, 5000].map(|ms| Permit::Pause(Duration::from_millis(ms)));
+        let expected =
+            [200, 400, 800, 5000].map(|ms| Permit::Pause(Duration::from_millis(ms), None));
         assert_eq!(pauses, expected);
     }
 }

@@ -96,6 +96,15 @@ impl Dialect {
         }
     }
 
+    /// A text that is another one after each change of the row.
+    pub(super) fn changed(self) -> &'static str {
+        match self {
+            // Not as a date: that depends on the session's time zone.
+            Self::Postgres => "extract(epoch FROM nodes.updated_at)::text",
+            Self::Sqlite => "nodes.updated_at",
+        }
+    }
+
     /// That the row was last changed more than `seconds` ago.
     pub(super) fn unchanged_for(self, seconds: f64) -> SimpleExpr {
         match self {

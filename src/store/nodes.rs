@@ -90,17 +90,6 @@ impl Store {
         Ok(transaction.commit().await?)
     }
 
-    /// Removes those of the nodes that are still `queued`: the undoing of an ingest whose jobs
-    /// could not be published.
-    pub async fn delete_queued(&self, ids: &[Uuid]) -> Result<(), StoreError> {
-        Entity::delete_many()
-            .filter(self.dialect().id_in(ids))
-            .filter(Column::EmbeddingStatus.eq(NodeStatus::Queued.as_str()))
-            .exec(&self.writer)
-            .await?;
-        Ok(())
-    }
-
     /// The nodes that the filter wants, oldest first, and how many there are without its limit
     /// and offset.
     pub async fn list(&self, filter: &NodeFilter) -> Result<(Vec<NodeSummary>, u64), StoreError> {

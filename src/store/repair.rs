@@ -81,29 +81,27 @@ impl Store {
         Ok(update.exec(&self.writer).await?.rows_affected)
     }
 
-    /// Puts nodes to `queued` with attempts counted from 0 again, each only while it still is in
-    /// the given status; answers those that were.
-    pub async fn mark_queued(
-        &self,
-        ids_with_status: &[(Uuid, NodeStatus)],
-    ) -> Result<Vec<Uuid>, StoreError> {
+    /// Puts nodes to `queued` with attempts counted from 0 again, each only if nothing changed it
+    /// since it was read; answers those that were.
+    pub async fn mark_queued(&self, nodes: &[Candidate]) -> Result<Vec<Uuid>, StoreError> {
         #[derive(Serialize)]
-        struct Row {
+        struct Row<'a> {
             id: Uuid,
-            status: &'static str,
+            changed: Option<&'a str>,
         }
-        let rows: Vec<Row> = ids_with_status
+        let rows: Vec<Row<'_>> = nodes
             .iter()
-            .map(|&(id, status)| Row { id, status: status.as_str() })
+            .map(|node| Row { id: node.id, changed: node.changed.as_deref() })
             .collect();
         let dialect = self.dialect();
         let sql = format!(
             "UPDATE nodes SET embedding_status = 'queued', embedding_attempts = 0, \
              embedding_error = NULL, updated_at = {now} \
-             FROM {rows} WHERE nodes.id = v.id AND nodes.embedding_status = v.status \
+             FROM {rows} WHERE nodes.id = v.id AND {changed} IS NOT DISTINCT FROM v.changed \
              RETURNING nodes.id",
             now = dialect.now(),
-            rows = dialect.rows(&[("id", Kind::Uuid), ("status", Kind::Text)]),
+            changed = dialect.changed(),
+            rows = dialect.rows(&[("id", Kind::Uuid), ("changed", Kind::Text)]),
         );
         let values = [to_json(&rows).into()];
         let backend = self.writer.get_database_backend();
@@ -134,6 +132,7 @@ impl Store {
             .select_only()
             .columns([Column::Id, Column::TenantId, Column::EmbeddingStatus])
             .expr_as(has_embedding(), "has_embedding")
+            .expr_as(Expr::cust(self.dialect().changed()), "changed")
             .into_model()
             .all(&self.db)
             .await?;
@@ -147,6 +146,7 @@ struct CandidateRow {
     tenant_id: Option<String>,
     embedding_status: String,
     has_embedding: bool,
+    changed: Option<String>,
 }
 
 impl CandidateRow {
@@ -156,6 +156,7 @@ impl CandidateRow {
             tenant_id: tenant_of(self.tenant_id)?,
             status: status_of(&self.embedding_status),
             has_embedding: self.has_embedding,
+            changed: self.changed,
         })
     }
 }

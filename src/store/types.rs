@@ -172,6 +172,8 @@ pub struct Candidate {
     pub status: NodeStatus,
     /// Whether a vector is stored.
     pub has_embedding: bool,
+    /// Another text after each change of the row.
+    pub changed: Option<String>,
 }
 
 /// Why the store did not answer as asked.

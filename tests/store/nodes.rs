@@ -19,7 +19,6 @@ on_both_databases!(
     an_insert_takes_more_nodes_than_a_statement_takes_parameters,
     an_embedded_node_is_written_with_its_result,
     embedded_nodes_are_written_all_or_none,
-    only_queued_nodes_are_deleted,
     a_node_without_a_tenant_is_the_default_tenants,
 );
 
@@ -150,16 +149,6 @@ async fn embedded_nodes_are_written_all_or_none(db: TestDb) {
     ];
     store.insert_ready(&results).await.unwrap_err();
     assert_eq!(store.list(&everything(TenantScope::All)).await.unwrap().1, 0);
-}
-
-async fn only_queued_nodes_are_deleted(db: TestDb) {
-    let store = db.migrated().await;
-    let (queued, claimed) = (node("acme", "queued"), node("acme", "claimed"));
-    store.insert_nodes(std::slice::from_ref(&queued), NodeStatus::Queued).await.unwrap();
-    store.insert_nodes(std::slice::from_ref(&claimed), NodeStatus::Processing).await.unwrap();
-    store.delete_queued(&[queued.id, claimed.id, Uuid::new_v4()]).await.unwrap();
-    assert!(store.get(&TenantScope::All, queued.id, false).await.unwrap().is_none());
-    assert!(store.get(&TenantScope::All, claimed.id, false).await.unwrap().is_some());
 }
 
 async fn a_node_without_a_tenant_is_the_default_tenants(db: TestDb) {

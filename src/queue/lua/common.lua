@@ -61,6 +61,21 @@ local function cancel(reservation)
   end
 end
 
+-- Jobs in the queue, in flight and waiting for a retry, and those that are still to be published.
+-- A reservation whose process died gives its counts back here.
+local function depth()
+  for _, stale in ipairs(redis.call('ZRANGEBYSCORE', reservations, '-inf', integer(now_ms()))) do
+    cancel(stale)
+  end
+  local jobs = redis.call('LLEN', queue) + redis.call('HLEN', inflight) + redis.call('ZCARD', retry)
+  for _, reservation in ipairs(redis.call('ZRANGE', reservations, 0, -1)) do
+    for _, reserved in pairs(cjson.decode(reservation).tenants) do
+      jobs = jobs + reserved
+    end
+  end
+  return jobs
+end
+
 -- Pushes many entries in few commands; `unpack` is bounded by the Lua stack.
 local function push(command, key, entries)
   for first = 1, #entries, 1000 do

