@@ -34,6 +34,9 @@ pub enum PrivateRedisError {
          VECMILL_DATA_DIR to another directory"
     )]
     InUse(PathBuf),
+    /// A server that another process left behind does not end.
+    #[error("a redis-server that an earlier process left in {0} does not end: stop it by hand")]
+    StillThere(PathBuf),
     /// The server ends at once or does not answer.
     #[error("the private redis-server does not start; its log is {0}")]
     DoesNotStart(PathBuf),
@@ -85,7 +88,7 @@ impl PrivateRedis {
             }
         }
         let socket = socket_path(&dir);
-        if end_server(&socket).await {
+        if end_server(&dir, &socket).await? {
             info!("ended a redis-server that an earlier process left behind");
         }
         let mut child = spawn(&dir, &socket).await?;
@@ -120,7 +123,9 @@ async fn watch(
     loop {
         tokio::select! {
             _ = &mut stopped => {
-                end_server(&socket).await;
+                if let Err(error) = end_server(&dir, &socket).await {
+                    warn!(%error, "the private redis-server does not heed SHUTDOWN");
+                }
                 if timeout(STOP_DEADLINE, child.wait()).await.is_err() {
                     warn!("the private redis-server does not end; killing it");
                     // It may have ended by itself at last.
@@ -144,10 +149,7 @@ async fn watch(
                 return;
             }
         }
-        match wait_until_ready(&mut child, &dir, &socket).await {
-            Ok(()) => info!(pid = child.id(), "private redis-server restarted"),
-            Err(error) => error!(%error, "the restarted redis-server is not ready"),
-        }
+        info!(pid = child.id(), "private redis-server restarted");
         // A server that ends at once must not keep a core busy.
         sleep(RESTART_PAUSE).await;
     }
@@ -169,6 +171,9 @@ async fn spawn(dir: &Path, socket: &Path) -> Result<Child, PrivateRedisError> {
             .stderr(Stdio::null())
             // Ctrl-C is for us alone; we end the server when our own work is down.
             .process_group(0)
+            // Should this process end without [`PrivateRedis::stop`]: what the server was told is
+            // in its file by the time it answers.
+            .kill_on_drop(true)
             .spawn();
         match child {
             Ok(child) => return Ok(child),
@@ -188,7 +193,7 @@ async fn wait_until_ready(
 ) -> Result<(), PrivateRedisError> {
     let deadline = Instant::now() + START_DEADLINE;
     while Instant::now() < deadline {
-        if ask(socket, b"PING\r\n").await.is_some_and(|answer| answer.starts_with(b"+PONG")) {
+        if ask(socket, b"PING\r\n").await == Answer::Bytes(b"+PONG\r\n".to_vec()) {
             return Ok(());
         }
         if matches!(child.try_wait(), Ok(Some(_))) {
@@ -200,28 +205,47 @@ async fn wait_until_ready(
 }
 
 /// Asks a server on the socket to write its data and end. Returns whether there was one.
-async fn end_server(socket: &Path) -> bool {
+///
+/// # Errors
+/// It is still there at the deadline: a second server on its files would spoil them.
+async fn end_server(dir: &Path, socket: &Path) -> Result<bool, PrivateRedisError> {
     let deadline = Instant::now() + STOP_DEADLINE;
     let mut found = false;
     // A server that still loads its data refuses, and is asked again.
-    while ask(socket, b"PING\r\n").await.is_some() && Instant::now() < deadline {
+    while ask(socket, b"PING\r\n").await != Answer::Nobody {
+        if Instant::now() > deadline {
+            return Err(PrivateRedisError::StillThere(dir.to_owned()));
+        }
         found = true;
         ask(socket, b"SHUTDOWN\r\n").await;
         sleep(POLL).await;
     }
-    found
+    Ok(found)
 }
 
-/// Sends one inline command; the first bytes of the answer, or `None` when nobody listens.
-async fn ask(socket: &Path, command: &[u8]) -> Option<Vec<u8>> {
+/// What a server said to a command.
+#[derive(Debug, PartialEq, Eq)]
+enum Answer {
+    /// Nobody listens on the socket.
+    Nobody,
+    /// Somebody does, but is too busy to answer.
+    Silence,
+    /// The first bytes of the answer; none when the connection was closed.
+    Bytes(Vec<u8>),
+}
+
+/// Sends one inline command.
+async fn ask(socket: &Path, command: &[u8]) -> Answer {
     let exchange = async {
-        let mut stream = UnixStream::connect(socket).await.ok()?;
-        stream.write_all(command).await.ok()?;
+        let Ok(mut stream) = UnixStream::connect(socket).await else { return Answer::Nobody };
         let mut answer = [0; 64];
-        let read = stream.read(&mut answer).await.unwrap_or(0);
-        Some(answer[..read].to_vec())
+        let read = match stream.write_all(command).await {
+            Ok(()) => stream.read(&mut answer).await.unwrap_or(0),
+            Err(_) => 0,
+        };
+        Answer::Bytes(answer[..read].to_vec())
     };
-    timeout(Duration::from_secs(1), exchange).await.ok().flatten()
+    timeout(Duration::from_secs(1), exchange).await.unwrap_or(Answer::Silence)
 }
 
 /// In the directory itself, or under the system's temporary directory when that path is too
