@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
+use serde_json::json;
 use vecmill::{
     app::{self, App, Role},
     cli::{self, Cli, Command, Output},
@@ -34,7 +35,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Serve(settings) => run_until_stopped(Role::Serve, &settings).await,
         Command::Api(settings) => run_until_stopped(Role::Api, &settings).await,
         Command::Worker(settings) => run_until_stopped(Role::Worker, &settings).await,
-        Command::Migrate(settings) => migrate(&settings).await,
+        Command::Migrate(settings) => migrate(&settings, &mut out).await,
         Command::Openapi => cli::openapi::run(&mut out).await,
         Command::Models(args) => cli::models::run(args, &mut out).await,
         Command::Ingest(args) => cli::ingest::run(args, &mut out).await,
@@ -72,11 +73,12 @@ async fn run_until_stopped(role: Role, settings: &Settings) -> anyhow::Result<Ex
     }
 }
 
-async fn migrate(settings: &Settings) -> anyhow::Result<ExitCode> {
+async fn migrate(settings: &Settings, out: &mut Output<'_>) -> anyhow::Result<ExitCode> {
     let config: Config = settings.check()?;
     std::fs::create_dir_all(&config.data_dir)?;
     let dimension = inference::dimension_of(&app::model_config(&config.model)).await?;
     Store::connect(&config.dsn, dimension).await?.migrate().await?;
-    println!("the database is ready for vectors of {dimension} components");
+    let text = format!("the database is ready for vectors of {dimension} components");
+    out.result(&text, &json!({ "dimension": dimension }))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -80,14 +80,20 @@ pub enum Status {
 #[oai(rename = "NewNode", example)]
 pub struct NodeRequest {
     /// Labels.
-    #[oai(validator(min_items = 1, max_items = 10, min_length = 1, max_length = 100))]
+    #[oai(validator(
+        min_items = 1,
+        max_items = 10,
+        min_length = 1,
+        max_length = 100,
+        pattern = r"^[^\u0000]*$"
+    ))]
     pub classes: Vec<String>,
     /// Free-form properties. The text to embed is the first non-empty string among `text`,
-    /// `resume_text`, `content`, `body` and `description`. No
-    /// string or key in a node may hold the character U+0000.
+    /// `resume_text`, `content`, `body` and `description`. No string or key anywhere in a node
+    /// may hold the character U+0000.
     pub props: JsonObject,
     /// Where the text lies when it is not in `props`; it comes before any property.
-    #[oai(nullable)]
+    #[oai(nullable, validator(pattern = r"^[^\u0000]*$"))]
     pub payload_ref: Option<String>,
     /// Stored as it is.
     pub metadata: Option<Value>,

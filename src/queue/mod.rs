@@ -128,7 +128,8 @@ impl From<Error> for QueueError {
             "NOREPLICAS",
         ];
         // So the client answers commands that wait for a connection when that is made anew.
-        const NOT_SENT: [&str; 2] = ["Failed to route", "channel closed"];
+        const NOT_SENT: [&str; 3] =
+            ["Failed to route", "Too many failed write attempts", "channel closed"];
         let details = error.details();
         let passing = PASSING
             .iter()

@@ -111,7 +111,8 @@ end
 redis.call('HSET', fair, 'arranged', math.max(arranged - #picked, 0), 'at', integer(at))
 local deadline, claimed = integer(now + ARGV[4]), {}
 for i, entry in ipairs(picked) do
-  local token = ARGV[5] .. ':' .. i
+  -- Leases of one deadline are listed by their names: digits of one width keep them in order.
+  local token = string.format('%s:%09d', ARGV[5], i)
   redis.call('HSET', inflight, token, entry)
   redis.call('ZADD', leases, deadline, token)
   claimed[#claimed + 1] = token
