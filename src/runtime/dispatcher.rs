@@ -212,11 +212,10 @@ impl DispatcherState {
     }
 
     fn report_when_drained(&mut self) {
-        if self.is_draining && self.in_hand == 0 && self.looking != Looking::Claiming {
-            if let Some(reply) = self.drained.take() {
-                // Whoever waited may have lost patience.
-                let _ = reply.send(());
-            }
+        let is_drained = self.is_draining && self.in_hand == 0 && self.looking != Looking::Claiming;
+        if let Some(reply) = self.drained.take_if(|_| is_drained) {
+            // Whoever waited may have lost patience.
+            let _ = reply.send(());
         }
     }
 }

@@ -25,6 +25,13 @@ fn outcome(node: &NewNode, status: NodeStatus, error: String) -> Outcome {
     Outcome { id: node.id, status, error, attempts: 0 }
 }
 
+/// A text and its vector.
+struct Embedded {
+    text: String,
+    truncated: bool,
+    values: Vec<f32>,
+}
+
 /// A model and the thread that runs it.
 pub struct InlineEmbedder {
     model: Model,
@@ -55,7 +62,7 @@ impl InlineEmbedder {
         let with_text: Vec<usize> = (0..texts.len()).filter(|&i| texts[i].is_some()).collect();
         let encoded = encode_all(&self.model, texts.into_iter().flatten().collect()).await;
 
-        let mut embeddings: Vec<Result<(String, bool, Vec<f32>), String>> = Vec::new();
+        let mut embeddings: Vec<Result<Embedded, String>> = Vec::new();
         let counts: Vec<usize> = encoded
             .iter()
             .map(|(_, encoding)| encoding.as_ref().map_or(0, |encoding| encoding.ids.len()))
@@ -67,7 +74,8 @@ impl InlineEmbedder {
                 good.iter().filter_map(|&i| encoded[i].1.as_ref().ok().cloned()).collect();
             for (i, vector) in good.into_iter().zip(self.embed(encodings).await?) {
                 let truncated = encoded[i].1.as_ref().is_ok_and(|encoding| encoding.truncated);
-                embeddings[i] = vector.map(|vector| (encoded[i].0.clone(), truncated, vector));
+                let text = encoded[i].0.clone();
+                embeddings[i] = vector.map(|values| Embedded { text, truncated, values });
             }
         }
         for (i, (_, encoding)) in encoded.iter().enumerate() {
@@ -106,9 +114,9 @@ impl InlineEmbedder {
     fn result(
         &self,
         node: &NewNode,
-        embedding: Result<(String, bool, Vec<f32>), String>,
+        embedding: Result<Embedded, String>,
     ) -> Result<Vector, Outcome> {
-        let (text, truncated, values) =
+        let Embedded { text, truncated, values } =
             embedding.map_err(|reason| outcome(node, NodeStatus::Failed, reason))?;
         Ok(Vector {
             id: node.id,
