@@ -190,11 +190,8 @@ impl Queue {
             // So the client reports the end of the wait; it has no time-out of its own.
             Ok(Err(error)) if *error.kind() == ErrorKind::Timeout => Ok(()),
             Ok(waited) => Ok(waited.map(drop)?),
-            Err(_) => {
-                // The server vanished without closing the connection.
-                self.waiter.force_reconnection().await?;
-                Err(QueueError::Unavailable(Error::new(ErrorKind::Timeout, "no answer")))
-            }
+            // Without a connection the client holds the command back, and has no time-out for it.
+            Err(_) => Err(QueueError::Unavailable(Error::new(ErrorKind::Timeout, "no connection"))),
         }
     }
 

@@ -1,6 +1,9 @@
 //! What a worker does with jobs: claim, extend, and the four ways to let go.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use fred::types::Value;
@@ -102,10 +105,13 @@ impl Queue {
         lease: Duration,
         limits: Option<&TenantLimits>,
     ) -> Result<Vec<Claimed>, QueueError> {
+        // Tokens sort in the order of their claims, so that jobs find back to their places.
+        let claimed_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let prefix = format!("{:016}:{}", claimed_at.as_micros(), Uuid::new_v4());
         let mut args: Vec<Value> = vec![
             wanted.to_string().into(),
             lease.as_millis().to_string().into(),
-            Uuid::new_v4().to_string().into(),
+            prefix.into(),
             FAIR_WINDOW.to_string().into(),
         ];
         args.push(limits.map_or(-1, |limits| limits.default as i64).to_string().into());
@@ -189,13 +195,14 @@ impl Queue {
         self.run(&self.scripts.dead_letter, args).await
     }
 
-    /// Puts jobs back to the right of the queue, attempts unchanged; the first is the next to be
-    /// claimed.
+    /// Puts jobs back in their places, attempts unchanged.
     pub async fn hand_back(&self, leases: &[Lease]) -> Result<u64, QueueError> {
         if leases.is_empty() {
             return Ok(0);
         }
-        let args = leases.iter().map(|lease| Value::from(lease.0.as_str())).collect();
+        let mut in_claim_order: Vec<&Lease> = leases.iter().collect();
+        in_claim_order.sort();
+        let args = in_claim_order.iter().map(|lease| Value::from(lease.0.as_str())).collect();
         self.run(&self.scripts.hand_back, args).await
     }
 }

@@ -192,8 +192,12 @@ impl DispatcherState {
         });
     }
 
-    /// Gives back what no Embedder has begun.
+    /// Gives back what no Embedder has begun. What a claim under way brings comes later in the
+    /// queue and must be given back with it, or it would be put before it.
     fn hand_back_ready(&mut self, myself: &ActorRef<DispatcherMsg>) {
+        if self.looking == Looking::Claiming {
+            return;
+        }
         let jobs: Vec<Held> = self
             .schedule
             .take_ready()

@@ -56,6 +56,27 @@ pub fn ids_of(word: &str) -> Vec<u32> {
     hash_model().encoder.encode(word).unwrap().ids
 }
 
+/// Settings for a Vecmill in `dir` that need not wait long for anything; `settings` win.
+pub fn with_short_intervals<'a>(
+    dir: &'a Path,
+    settings: &[(&'a str, &'a str)],
+) -> Vec<(&'a str, &'a str)> {
+    let mut all = vec![
+        ("VECMILL_BIND", "127.0.0.1:0"),
+        ("VECMILL_DATA_DIR", dir.to_str().unwrap()),
+        ("EMBEDDING_BACKEND", "hash"),
+        ("EMBEDDING_WORKER_POLL_INTERVAL", "0.2"),
+        ("EMBEDDING_LEASE_SECONDS", "2"),
+        ("EMBEDDING_SWEEP_INTERVAL_SECONDS", "0.5"),
+        ("EMBEDDING_RETRY_BASE_SECONDS", "0.1"),
+        ("VECMILL_SHUTDOWN_GRACE", "10"),
+    ];
+    // A flag may be given once only.
+    all.retain(|(name, _)| settings.iter().all(|(other, _)| other != name));
+    all.extend_from_slice(settings);
+    all
+}
+
 /// A running Vecmill and a client of it.
 pub struct TestApp {
     app: Option<App>,
@@ -76,24 +97,27 @@ impl TestApp {
         settings: &[(&str, &str)],
         model: Option<Model>,
     ) -> Self {
-        let dir = dir.to_str().unwrap();
-        let mut all = vec![
-            ("VECMILL_BIND", "127.0.0.1:0"),
-            ("VECMILL_DATA_DIR", dir),
-            ("EMBEDDING_BACKEND", "hash"),
-            ("EMBEDDING_WORKER_POLL_INTERVAL", "0.2"),
-            ("EMBEDDING_LEASE_SECONDS", "2"),
-            ("EMBEDDING_SWEEP_INTERVAL_SECONDS", "0.5"),
-            ("EMBEDDING_RETRY_BASE_SECONDS", "0.1"),
-            ("VECMILL_SHUTDOWN_GRACE", "10"),
-        ];
-        // A flag may be given once only.
-        all.retain(|(name, _)| settings.iter().all(|(other, _)| other != name));
-        all.extend_from_slice(settings);
-        let config = Settings::with(&all).unwrap();
-        let app = App::start_with(role, config, model, RestartIntensity::default()).await.unwrap();
+        Self::start_with(role, dir, settings, model, RestartIntensity::default()).await
+    }
+
+    /// The same with a limit on restarts.
+    pub async fn start_with(
+        role: Role,
+        dir: &Path,
+        settings: &[(&str, &str)],
+        model: Option<Model>,
+        intensity: RestartIntensity,
+    ) -> Self {
+        let config = Settings::with(&with_short_intervals(dir, settings)).unwrap();
+        let app = App::start_with(role, config, model, intensity).await.unwrap();
         let base = app.address().map(|address| format!("http://{address}")).unwrap_or_default();
         Self { app: Some(app), base, client: Client::new() }
+    }
+
+    /// A client of a Vecmill in another process; [`Self::stop`] and [`Self::failed`] are not
+    /// for it.
+    pub fn client_of(url: &str) -> Self {
+        Self { app: None, base: url.to_owned(), client: Client::new() }
     }
 
     /// Where it listens, such as `http://127.0.0.1:40001`.
@@ -147,6 +171,17 @@ impl TestApp {
     /// `GET /admin/embedding/status`.
     pub async fn status(&self) -> Value {
         self.get("/admin/embedding/status").await.1
+    }
+
+    /// The nodes in a status, as `GET /nodes` lists them; at most 500.
+    pub async fn nodes_in(&self, status: &str) -> Vec<Value> {
+        let (_, page) = self.get(&format!("/nodes?limit=500&status={status}")).await;
+        page["nodes"].as_array().unwrap_or_else(|| panic!("{page}")).clone()
+    }
+
+    /// How many nodes are in a status; 0 while the server cannot say.
+    pub async fn count(&self, status: &str) -> u64 {
+        self.status().await["status_counts"][status].as_u64().unwrap_or(0)
     }
 
     /// Waits until no node is queued or processing and no job is live; the counts by status.

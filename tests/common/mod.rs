@@ -6,12 +6,14 @@
 mod app;
 mod postgres;
 mod process;
+mod program;
 mod redis;
 
 use std::time::{Duration, Instant};
 
 pub use app::{TestApp, faulty_model, hash_model, ids_of};
 pub use postgres::TestPostgres;
+pub use program::{Program, send_signal};
 pub use redis::TestRedis;
 
 /// How long to wait before a condition is looked at again.

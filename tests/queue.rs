@@ -1,0 +1,19 @@
+//! What the queue promises, on a real Redis.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+#[path = "queue/support.rs"]
+mod support;
+
+#[path = "queue/admission.rs"]
+mod admission;
+#[path = "queue/claims.rs"]
+mod claims;
+#[path = "queue/leases.rs"]
+mod leases;
+#[path = "queue/outages.rs"]
+mod outages;
+#[path = "queue/recounts.rs"]
+mod recounts;
+#[path = "queue/retries.rs"]
+mod retries;
