@@ -271,7 +271,7 @@ async fn room_that_is_reserved_is_not_given_to_a_refresh_or_requeue() {
     };
     let job = || Job::new(uuid::Uuid::new_v4(), tenant.clone(), Action::Refresh, 0.0);
     let answers = queue.enqueue(&[job(), job()], Some(limits)).await.unwrap();
-    assert_eq!(answers, [Enqueued::New, Enqueued::Full]);
+    assert_eq!(answers, [Enqueued::New, Enqueued::QueueFull]);
     let jobs: Vec<Job> = (0..9).map(|_| job()).collect();
     assert_eq!(queue.publish(&reservation, &jobs).await.unwrap(), 9);
     assert_eq!(redis.cli(&["LLEN", "embedding:queue"]), "10");

@@ -171,24 +171,29 @@ impl DispatcherState {
         result: EmbedResult,
     ) {
         let Some(batch) = self.schedule.done(slot, id) else { return };
-        let worker = self.worker.clone();
-        let jobs = batch.texts.len();
-        step(myself, async move {
-            let again = finish(&worker, batch, result).await;
-            DispatcherMsg::Finished { jobs, again }
-        });
+        let (worker, jobs) = (self.worker.clone(), batch.texts.len());
+        self.end(myself, jobs, async move { finish(&worker, batch, result).await });
+    }
+
+    /// Runs the step that ends so many jobs; it answers the batches to embed again.
+    fn end(
+        &mut self,
+        myself: &ActorRef<DispatcherMsg>,
+        jobs: usize,
+        ending: impl Future<Output = Vec<Batch>> + Send + 'static,
+    ) {
+        self.schedule.ending();
+        step(myself, async move { DispatcherMsg::Finished { jobs, again: ending.await } });
     }
 
     /// Ends the job of a text that brought an Embedder down while it was alone with it.
     fn fail(&mut self, myself: &ActorRef<DispatcherMsg>, batch: Batch) {
         let worker = self.worker.clone();
-        step(myself, async move {
-            let jobs: Vec<Held> =
-                batch.texts.into_iter().map(|text| (text.lease, text.job)).collect();
-            let count = jobs.len();
+        let jobs: Vec<Held> = batch.texts.into_iter().map(|text| (text.lease, text.job)).collect();
+        self.end(myself, jobs.len(), async move {
             let reason = "the model panicked on this text";
             endings::fail(&worker, jobs, FailureKind::Permanent, reason).await;
-            DispatcherMsg::Finished { jobs: count, again: Vec::new() }
+            Vec::new()
         });
     }
 
@@ -209,9 +214,9 @@ impl DispatcherState {
             return;
         }
         let worker = self.worker.clone();
-        step(myself, async move {
+        self.end(myself, jobs.len(), async move {
             worker.hand_back(&jobs).await;
-            DispatcherMsg::Finished { jobs: jobs.len(), again: Vec::new() }
+            Vec::new()
         });
     }
 
@@ -286,6 +291,7 @@ impl Actor for Dispatcher {
             DispatcherMsg::Finished { jobs, again } => {
                 let kept: usize = again.iter().map(|batch| batch.texts.len()).sum();
                 state.in_hand -= jobs - kept;
+                state.schedule.ended();
                 again.into_iter().for_each(|batch| state.schedule.add_first(batch));
                 if state.is_draining {
                     state.hand_back_ready(&myself);

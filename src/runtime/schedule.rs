@@ -13,6 +13,10 @@ pub struct Schedule {
     ready: VecDeque<Batch>,
     slots: Vec<Slot>,
     last_id: u64,
+    /// Batches that are being stored, failed or given back.
+    ending: usize,
+    /// Whether a suspect is among them.
+    is_suspect_ending: bool,
 }
 
 #[derive(Default)]
@@ -60,6 +64,7 @@ impl Schedule {
         let mut guilty = None;
         for (_, batch) in slot.out.drain(..).rev() {
             if batch.suspect {
+                self.is_suspect_ending = true;
                 guilty = Some(batch);
                 continue;
             }
@@ -70,14 +75,16 @@ impl Schedule {
         guilty
     }
 
-    /// Takes the next batch that an embedder has room for.
+    /// Takes the next batch that an embedder has room for. A suspect may end this process, and
+    /// every job that a model has begun on and that is not ended would be blamed with it: it
+    /// runs when all others are ended, and no other begins until it is.
     pub fn assign(&mut self) -> Option<Assignment<'_>> {
         let out = self.slots.iter().flat_map(|slot| &slot.out);
         let (count, suspects) = out.fold((0, 0), |(count, suspects), (_, batch)| {
             (count + 1, suspects + usize::from(batch.suspect))
         });
         let next = self.ready.front()?;
-        if suspects > 0 || (next.suspect && count > 0) {
+        if suspects > 0 || self.is_suspect_ending || (next.suspect && count + self.ending > 0) {
             return None;
         }
         let slot = (0..self.slots.len())
@@ -94,7 +101,22 @@ impl Schedule {
     pub fn done(&mut self, slot: usize, id: u64) -> Option<Batch> {
         let out = &mut self.slots[slot].out;
         let at = out.iter().position(|(other, _)| *other == id)?;
-        Some(out.remove(at).1)
+        let (_, batch) = out.remove(at);
+        self.is_suspect_ending |= batch.suspect;
+        Some(batch)
+    }
+
+    /// The storing, failing or giving back of a batch begins.
+    pub fn ending(&mut self) {
+        self.ending += 1;
+    }
+
+    /// It is over.
+    pub fn ended(&mut self) {
+        self.ending = self.ending.saturating_sub(1);
+        if self.ending == 0 {
+            self.is_suspect_ending = false;
+        }
     }
 
     /// Takes all batches that wait.
@@ -165,8 +187,26 @@ mod tests {
             } else {
                 assert!(schedule.done(slot, id).is_some());
             }
+            schedule.ending();
+            assert!(schedule.assign().is_none(), "until it is ended");
+            schedule.ended();
         }
         assert!(!schedule.assign().unwrap().batch.suspect);
+    }
+
+    #[test]
+    fn a_suspect_waits_for_all_that_began_before_it() {
+        let mut schedule = Schedule::new(1);
+        schedule.slot_up(0);
+        schedule.add(batch(2));
+        schedule.add(Batch { suspect: true, ..batch(1) });
+        let (slot, id) = schedule.assign().map(|a| (a.slot, a.id)).unwrap();
+        assert!(schedule.assign().is_none());
+        assert!(schedule.done(slot, id).is_some());
+        schedule.ending();
+        assert!(schedule.assign().is_none(), "vectors not stored yet would be blamed with it");
+        schedule.ended();
+        assert!(schedule.assign().is_some_and(|a| a.batch.suspect));
     }
 
     #[test]

