@@ -110,6 +110,7 @@ async fn one_bad_text_is_retried_alone_and_buried_alone() {
         // The delay began after the failure and before it was seen.
         let (at_least, at_most) = (plan.due - plan.seen_at, plan.due - failed_at);
         let delay = BASE * f64::from(1 << (attempt - 1));
+        println!("attempt {attempt}: {at_least:.3} to {at_most:.3} s, planned {delay:.1} s");
         assert!(at_least <= delay * 1.1 + 0.002, "{at_least} s after attempt {attempt}");
         assert!(at_most >= delay * 0.9 - 0.002, "{at_most} s after attempt {attempt}");
     }
