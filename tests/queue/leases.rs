@@ -56,7 +56,7 @@ async fn a_stale_hand_back_or_extension_does_nothing() {
     let (stale, new, job) = stale_and_new(&test).await;
     assert_eq!(test.queue.hand_back(std::slice::from_ref(&stale)).await.unwrap(), 0);
     let lost = test.queue.extend(&[new.clone(), stale.clone()], LEASE).await.unwrap();
-    assert_eq!(lost, [stale.clone()]);
+    assert_eq!(lost, std::slice::from_ref(&stale));
     test.queue.start(&[stale]).await.unwrap();
     assert_eq!(test.redis.cli(&["KEYS", "*started*"]), "");
     the_new_holder_is_undisturbed(&test, new, job).await;
