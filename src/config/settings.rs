@@ -338,6 +338,15 @@ mod tests {
     }
 
     #[test]
+    fn the_backend_has_two_names_for_candle() {
+        for (name, is_hash) in [("candle", false), ("sentence-transformers", false), ("hash", true)]
+        {
+            let config = Settings::with(&[("EMBEDDING_BACKEND", name)]).unwrap();
+            assert_eq!(config.model.hash_backend, is_hash, "{name}");
+        }
+    }
+
+    #[test]
     fn secrets_are_not_repeated() {
         for (variable, value) in
             [("REDIS_URL", "http://:hunter2@host"), ("ACTIVEKG_DSN", "mysql://u:hunter2@host/db")]

@@ -77,11 +77,6 @@ impl NodeStatus {
             Self::Skipped => "skipped",
         }
     }
-
-    /// Whether a node stays in this status until somebody asks for more.
-    pub fn is_terminal(self) -> bool {
-        matches!(self, Self::Ready | Self::Failed | Self::Skipped)
-    }
 }
 
 impl fmt::Display for NodeStatus {

@@ -3,7 +3,6 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    str::FromStr,
     sync::Arc,
 };
 
@@ -27,23 +26,6 @@ pub enum BackendKind {
     Candle,
     /// Deterministic vectors without a model, for tests and benches.
     Hash,
-}
-
-/// A string that names no backend.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("unknown backend; use one of candle, sentence-transformers, hash")]
-pub struct UnknownBackend;
-
-impl FromStr for BackendKind {
-    type Err = UnknownBackend;
-
-    fn from_str(name: &str) -> Result<Self, Self::Err> {
-        match name {
-            "candle" | "sentence-transformers" => Ok(Self::Candle),
-            "hash" => Ok(Self::Hash),
-            _ => Err(UnknownBackend),
-        }
-    }
 }
 
 /// Which model to load, and onto what.

@@ -19,6 +19,6 @@ pub use catalog::CatalogModel;
 pub use error::LoadError;
 pub use hash::{HashBackend, HashEncoder};
 pub use hub::{HubConfig, ProgressFn};
-pub use load::{BackendKind, ModelConfig, UnknownBackend, dimension_of, load};
+pub use load::{BackendKind, ModelConfig, dimension_of, load};
 pub use locate::{ModelListing, list, pull};
 pub use thread::BackendThread;

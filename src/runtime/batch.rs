@@ -1,5 +1,6 @@
 //! Jobs on their way through a worker.
 
+use super::worker::Held;
 use crate::{domain::Job, inference::Encoding, queue::Lease};
 
 /// A claimed job with the text it stands for.
@@ -15,6 +16,13 @@ pub struct Text {
     pub source_hash: String,
     /// What the model sees.
     pub encoding: Encoding,
+}
+
+impl Text {
+    /// The job alone, when the text is needed no more.
+    pub fn into_held(self) -> Held {
+        (self.lease, self.job)
+    }
 }
 
 /// Texts that are embedded together.

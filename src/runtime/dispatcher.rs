@@ -10,7 +10,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tracing::{Instrument, info_span, warn};
 
 use super::{
-    batch::Batch,
+    batch::{Batch, Text},
     context::Context,
     embedder::{EmbedResult, EmbedderMsg},
     endings,
@@ -189,7 +189,7 @@ impl DispatcherState {
     /// Ends the job of a text that brought an Embedder down while it was alone with it.
     fn fail(&mut self, myself: &ActorRef<DispatcherMsg>, batch: Batch) {
         let worker = self.worker.clone();
-        let jobs: Vec<Held> = batch.texts.into_iter().map(|text| (text.lease, text.job)).collect();
+        let jobs: Vec<Held> = batch.texts.into_iter().map(Text::into_held).collect();
         self.end(myself, jobs.len(), async move {
             let reason = "the model panicked on this text";
             endings::fail(&worker, jobs, FailureKind::Permanent, reason).await;
@@ -208,7 +208,7 @@ impl DispatcherState {
             .take_ready()
             .into_iter()
             .flat_map(|batch| batch.texts)
-            .map(|text| (text.lease, text.job))
+            .map(Text::into_held)
             .collect();
         if jobs.is_empty() {
             return;

@@ -70,7 +70,7 @@ pub fn is_unit(vector: &[f32], dimension: usize) -> bool {
 }
 
 fn jobs_of(texts: impl IntoIterator<Item = Text>) -> Vec<Held> {
-    texts.into_iter().map(|text| (text.lease, text.job)).collect()
+    texts.into_iter().map(Text::into_held).collect()
 }
 
 async fn store(worker: &Worker, texts: Vec<Text>, vectors: Vec<Vec<f32>>) {

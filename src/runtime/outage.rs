@@ -10,7 +10,7 @@ pub trait Outage: std::error::Error + 'static {
 
 impl Outage for StoreError {
     fn is_outage(&self) -> bool {
-        matches!(self, Self::Unavailable(_))
+        self.is_unavailable()
     }
 }
 

@@ -9,10 +9,11 @@ use super::{
     context::{Context, unix_now},
     endings::report_evictions,
     outage::Outage,
+    worker::Held,
 };
 use crate::{
     domain::{Action, Job, NodeStatus},
-    queue::{DeadLetter, Enqueued, Lease, QueueError, Recount},
+    queue::{DeadLetter, Enqueued, QueueError, Recount},
     store::{Outcome, StoreError},
     telemetry::{Chain, metrics},
 };
@@ -90,8 +91,7 @@ pub async fn reclaim(context: Arc<Context>) -> Result<(), SweepError> {
     if !nodes.is_empty() {
         unless_refused(context.store.return_to_queue(&nodes).await)?;
     }
-    let buried =
-        |(lease, job): &(Lease, Job)| DeadLetter::of_job(lease.clone(), job, &reason, unix_now());
+    let buried = |(lease, job): &Held| DeadLetter::of_job(lease.clone(), job, &reason, unix_now());
     letters.extend(poison.iter().map(buried));
     let reclaimed = context.queue.reclaim(&again).await?;
     let (_, evicted) = context.queue.dead_letter(&letters, true).await?;
