@@ -178,14 +178,20 @@ impl App {
         }
     }
 
-    /// Stops top-down: no more requests, no more claims, work in hand, then the stores.
+    /// Stops top-down: no more requests and no more claims, work in hand, then the stores.
     pub async fn stop(self) {
-        if let Some(http) = self.http {
-            http.stop().await;
-        }
-        if let Some(workers) = self.workers {
-            workers.stop(self.config.shutdown_grace).await;
-        }
+        let http = async {
+            if let Some(http) = self.http {
+                http.stop().await;
+            }
+        };
+        let workers = async {
+            if let Some(workers) = self.workers {
+                workers.stop(self.config.shutdown_grace).await;
+            }
+        };
+        // Beside each other, so that both end within the grace.
+        tokio::join!(http, workers);
         if let Some(queue) = self.queue {
             queue.close().await;
         }
@@ -205,6 +211,7 @@ impl HttpServer {
         };
         let (stop, stopped) = oneshot::channel::<()>();
         let endpoint = http::routes(runtime, limits);
+        let grace = config.shutdown_grace;
         // The sender goes with the task, however that ends.
         let (alive, ended) = watch::channel(());
         let task = tokio::spawn(async move {
@@ -213,7 +220,7 @@ impl HttpServer {
                 // A sender that is gone means the same.
                 let _ = stopped.await;
             };
-            http::serve(listener, endpoint, stopped).await
+            http::serve(listener, endpoint, stopped, grace).await
         });
         Ok(Self { address, stop, ended, task })
     }

@@ -95,6 +95,8 @@ pub struct WorkerConfig {
     pub batch_tokens: usize,
     /// Texts in one batch.
     pub batch_texts: usize,
+    /// The longest that a model may take for a batch, before it is given up.
+    pub batch_timeout: Duration,
     /// Embedders.
     pub replicas: usize,
     /// When failed jobs are tried again.

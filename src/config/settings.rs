@@ -71,6 +71,14 @@ pub struct Settings {
     /// Texts in one batch
     #[arg(long, env = "EMBEDDING_BATCH_TEXTS", default_value = "64", value_name = "TEXTS")]
     embedding_batch_texts: String,
+    /// The longest that a model may take for a batch; then its Embedder is replaced
+    #[arg(
+        long,
+        env = "EMBEDDING_BATCH_TIMEOUT_SECONDS",
+        default_value = "120",
+        value_name = "SECONDS"
+    )]
+    embedding_batch_timeout_seconds: String,
     /// Attempts before a job is failed for good
     #[arg(long, env = "EMBEDDING_MAX_ATTEMPTS", default_value = "5", value_name = "N")]
     embedding_max_attempts: String,
@@ -193,6 +201,11 @@ impl Settings {
                 ) as usize,
                 batch_tokens: check!(self.embedding_batch_tokens, integer, 16..=1 << 20) as usize,
                 batch_texts: check!(self.embedding_batch_texts, integer, 1..=4096) as usize,
+                batch_timeout: check!(
+                    self.embedding_batch_timeout_seconds,
+                    seconds,
+                    0.1..=86_400.0
+                ),
                 replicas: check!(self.embedding_replicas, integer, 1..=64) as usize,
                 retry: RetryPolicy {
                     max_attempts: check!(self.embedding_max_attempts, integer, 1..=1000) as u32,

@@ -89,6 +89,10 @@ impl From<RuntimeError> for Problem {
                 tracing::warn!(error = chain(&error), "a request met an outage");
                 Self::unavailable(format!("{detail}; try again later"))
             }
+            RuntimeError::Queue(QueueError::WrongType(_)) => {
+                tracing::error!(error = detail, "a request met a key that is not ours");
+                Self::unavailable(detail)
+            }
             RuntimeError::Embedder => {
                 tracing::warn!(error = detail, "a request met an outage");
                 Self::unavailable(detail)

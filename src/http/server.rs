@@ -22,8 +22,6 @@ use super::{
 };
 use crate::runtime::Runtime;
 
-/// How long requests in progress may take to end after the shutdown signal.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// A connection on which nothing happens for this long is closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 /// How long nothing is accepted after a failure.
@@ -124,7 +122,7 @@ impl Acceptor for PatientAcceptor {
 }
 
 /// Serves until `shutdown` is ready; then takes no new connections, and returns when the
-/// requests in progress have ended, or after 30 seconds.
+/// requests in progress have ended, or after `grace`.
 ///
 /// # Errors
 /// The listener cannot be used.
@@ -132,12 +130,13 @@ pub async fn serve(
     listener: TcpListener,
     endpoint: impl Endpoint + 'static,
     shutdown: impl Future<Output = ()>,
+    grace: Duration,
 ) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let acceptor = TcpAcceptor::from_std(listener)?;
     Server::new_with_acceptor(PatientAcceptor(acceptor))
         .name("vecmill")
         .idle_timeout(IDLE_TIMEOUT)
-        .run_with_graceful_shutdown(endpoint, shutdown, Some(DRAIN_TIMEOUT))
+        .run_with_graceful_shutdown(endpoint, shutdown, Some(grace))
         .await
 }

@@ -3,11 +3,12 @@
 use std::{
     io,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
         mpsc,
     },
     thread,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::oneshot;
@@ -31,7 +32,11 @@ struct Work {
 pub struct BackendThread {
     work: mpsc::Sender<Work>,
     dropped: Arc<AtomicBool>,
+    began: Began,
 }
+
+/// When the batch in hand began; none while there is none.
+type Began = Arc<Mutex<Option<Instant>>>;
 
 impl BackendThread {
     /// Starts a thread of the given name. Fails when the system gives no thread.
@@ -39,10 +44,18 @@ impl BackendThread {
         let (work, inbox) = mpsc::channel();
         let dropped = Arc::new(AtomicBool::new(false));
         let owner_left = dropped.clone();
+        let began = Began::default();
+        let begins = began.clone();
         thread::Builder::new()
             .name(name.to_owned())
-            .spawn(move || run(backend.as_ref(), &inbox, &owner_left))?;
-        Ok(Self { work, dropped })
+            .spawn(move || run(backend.as_ref(), &inbox, &owner_left, &begins))?;
+        Ok(Self { work, dropped, began })
+    }
+
+    /// How long the batch in hand has been computed for; zero when there is none.
+    pub fn busy_for(&self) -> Duration {
+        let began = *self.began.lock().unwrap_or_else(PoisonError::into_inner);
+        began.map_or(Duration::ZERO, |began| began.elapsed())
     }
 
     /// Hands a batch to the thread, and returns at once. The computation runs inside the current
@@ -63,7 +76,14 @@ impl Drop for BackendThread {
     }
 }
 
-fn run(backend: &dyn EmbeddingBackend, inbox: &mpsc::Receiver<Work>, owner_left: &AtomicBool) {
+fn run(
+    backend: &dyn EmbeddingBackend,
+    inbox: &mpsc::Receiver<Work>,
+    owner_left: &AtomicBool,
+    began: &Mutex<Option<Instant>>,
+) {
+    // Each change is one assignment, so that a panic cannot leave half of it.
+    let note = |at| *began.lock().unwrap_or_else(PoisonError::into_inner) = at;
     while let Ok(work) = inbox.recv() {
         if owner_left.load(Ordering::Relaxed) {
             return;
@@ -71,7 +91,9 @@ fn run(backend: &dyn EmbeddingBackend, inbox: &mpsc::Receiver<Work>, owner_left:
         if work.answer.is_closed() {
             continue;
         }
+        note(Some(Instant::now()));
         let vectors = work.span.in_scope(|| backend.embed(&work.batch));
+        note(None);
         // The asker may have left meanwhile.
         let _ = work.answer.send(vectors);
     }
@@ -177,6 +199,21 @@ mod tests {
         setup.open.send(()).unwrap();
         assert_eq!(in_hand.await.unwrap().unwrap(), [[7.0]]);
         assert!(waiting.await.is_err());
+    }
+
+    #[tokio::test]
+    async fn it_is_known_how_long_a_batch_takes() {
+        let setup = setup();
+        assert_eq!(setup.thread.busy_for(), Duration::ZERO);
+        let in_hand = setup.thread.submit(text(7));
+        assert_eq!(setup.began.recv().unwrap(), 7);
+        let first = setup.thread.busy_for();
+        assert!(first > Duration::ZERO && setup.thread.busy_for() > first);
+        setup.open.send(()).unwrap();
+        in_hand.await.unwrap().unwrap();
+        // The next answer comes after the note that the first batch is over.
+        setup.thread.submit(text(1)).await.unwrap().unwrap();
+        assert!(setup.thread.busy_for() < first + Duration::from_secs(600));
     }
 
     #[tokio::test]

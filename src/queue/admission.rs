@@ -49,6 +49,9 @@ pub enum Enqueued {
 const RESERVATION_TTL: Duration = Duration::from_secs(60);
 /// Jobs in one call of a script, so that no call holds the server for long.
 const JOBS_PER_CALL: usize = 500;
+/// Entries among which the jobs of a node that is gone are looked for (about 5 ms of the
+/// server's time); deeper ones end when they are claimed.
+const FORGET_MAX_ENTRIES: usize = 20_000;
 
 impl Queue {
     /// Decides on a request and counts its jobs, in one step: a hundred requests at once cannot
@@ -94,6 +97,25 @@ impl Queue {
         let mut args = vec![Value::from(reservation.0.as_str())];
         args.extend(jobs.iter().flat_map(job_arguments));
         self.run(&self.scripts.publish, args).await
+    }
+
+    /// Makes sure that the text of the node of `job`, which has just changed, gets a job: `job`
+    /// itself, or the live one if that will see the new text. Uses the reservation. Returns the
+    /// id of the job.
+    pub async fn change(&self, reservation: &Reservation, job: &Job) -> Result<String, QueueError> {
+        let mut args = vec![Value::from(reservation.0.as_str())];
+        args.extend(job_arguments(job));
+        self.run(&self.scripts.change, args).await
+    }
+
+    /// Ends the jobs of a node that is gone, as far as no worker holds them. Returns how many.
+    pub async fn forget(&self, node: Uuid, tenant: &TenantId) -> Result<u64, QueueError> {
+        let args = vec![
+            node.to_string().into(),
+            tenant.as_str().into(),
+            FORGET_MAX_ENTRIES.to_string().into(),
+        ];
+        self.run(&self.scripts.forget, args).await
     }
 
     /// Gives a reservation back.

@@ -17,10 +17,7 @@ use std::time::Duration;
 use fred::{
     clients::Client,
     error::{Error, ErrorKind},
-    interfaces::{
-        ClientLike, HashesInterface, KeysInterface, ListInterface, LuaInterface,
-        SortedSetsInterface,
-    },
+    interfaces::{ClientLike, KeysInterface, ListInterface, LuaInterface},
     types::{FromValue, Key, Value, lists::LMoveDirection},
 };
 
@@ -31,7 +28,7 @@ pub use private_redis::{PrivateRedis, PrivateRedisError};
 pub use repair::{Expired, Recount};
 pub use work::{Claimed, DeadLetter, Lease, TenantLimits};
 
-use crate::{config::QueueConfig, domain::Job};
+use crate::config::QueueConfig;
 use scripts::Scripts;
 
 /// The queue: one multiplexed connection for commands, one for waiting.
@@ -46,9 +43,6 @@ pub struct Queue {
 /// The names of the keys.
 struct Keys {
     queue: String,
-    retry: String,
-    dlq: String,
-    inflight: String,
     sweep_lock: String,
     pending_prefix: String,
     tenant_prefix: String,
@@ -59,23 +53,20 @@ struct Keys {
 impl Keys {
     fn new(config: &QueueConfig) -> Self {
         let ours = |name: &str| format!("{}:{name}", config.queue_key);
-        let inflight = ours("inflight");
         let names = [
             config.queue_key.clone(),
             config.retry_key.clone(),
             config.dlq_key.clone(),
-            inflight.clone(),
+            ours("inflight"),
             ours("leases"),
             ours("reservations"),
             ours("fair"),
             ours("orphans"),
             ours("started"),
+            ours("changed"),
         ];
         Self {
             queue: config.queue_key.clone(),
-            retry: config.retry_key.clone(),
-            dlq: config.dlq_key.clone(),
-            inflight,
             sweep_lock: ours("sweep-lock"),
             pending_prefix: config.pending_prefix.clone(),
             tenant_prefix: config.tenant_pending_prefix.clone(),
@@ -105,6 +96,10 @@ pub enum QueueError {
     /// Redis cannot be reached or does not answer; the same call may succeed later.
     #[error("Redis is not available")]
     Unavailable(#[source] Error),
+    /// One of our keys holds another type than it must; work that needs it goes on when that is
+    /// mended.
+    #[error("the Redis key {0}: rename or delete that key")]
+    WrongType(String),
     /// Redis refused a command.
     #[error("Redis refused a command")]
     Refused(#[source] Error),
@@ -131,6 +126,12 @@ impl From<Error> for QueueError {
         const NOT_SENT: [&str; 3] =
             ["Failed to route", "Too many failed write attempts", "channel closed"];
         let details = error.details();
+        // A wrapped error of a script of ours, or of one that a server of 6.2 wraps.
+        if let Some((_, misuse)) = details.split_once("WRONGTYPE ")
+            && misuse.contains("must hold")
+        {
+            return Self::WrongType(misuse.to_owned());
+        }
         let passing = PASSING
             .iter()
             .any(|code| details.starts_with(code) || details.contains(&format!("-{code} ")))
@@ -152,7 +153,7 @@ impl From<Error> for QueueError {
 const WAITER_PATIENCE: Duration = Duration::from_secs(5);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How many of the jobs next in line are looked at for their age.
-const AGE_SAMPLE: i64 = 64;
+const AGE_SAMPLE: u64 = 64;
 
 impl Queue {
     /// Runs a script with the common keys and arguments before its own.
@@ -197,20 +198,22 @@ impl Queue {
 
     /// How many jobs are where.
     pub async fn depths(&self) -> Result<Depths, QueueError> {
-        let next: Vec<Vec<u8>> =
-            self.client.lrange(self.keys.queue.as_str(), -AGE_SAMPLE, -1).await?;
-        let oldest = next
-            .iter()
-            .filter_map(|entry| Job::decode(entry).ok())
-            .filter_map(|job| job.enqueued_at)
-            .min_by(f64::total_cmp);
-        Ok(Depths {
-            queue: self.client.llen(self.keys.queue.as_str()).await?,
-            retry: self.client.zcard(self.keys.retry.as_str()).await?,
-            dlq: self.client.llen(self.keys.dlq.as_str()).await?,
-            inflight: self.client.hlen(self.keys.inflight.as_str()).await?,
-            oldest_enqueued_at: oldest,
-        })
+        let args = vec![AGE_SAMPLE.to_string().into()];
+        let (queue, retry, dlq, inflight, oldest): (u64, u64, u64, u64, String) =
+            self.run(&self.scripts.depths, args).await?;
+        Ok(Depths { queue, retry, dlq, inflight, oldest_enqueued_at: oldest.parse().ok() })
+    }
+
+    /// Whether each of our keys holds what it must.
+    ///
+    /// # Errors
+    /// [`QueueError::WrongType`] names all that do not.
+    pub async fn check_keys(&self) -> Result<(), QueueError> {
+        let misused: Vec<String> = self.run(&self.scripts.misused, Vec::new()).await?;
+        if misused.is_empty() {
+            return Ok(());
+        }
+        Err(QueueError::WrongType(misused.join("; ")))
     }
 
     /// Of these nodes, those that have no live job.

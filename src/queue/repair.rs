@@ -7,7 +7,7 @@ use std::{
 
 use fred::{
     interfaces::KeysInterface,
-    types::{Expiration, SetOptions, Value, scan::ScanType},
+    types::{Expiration, SetOptions, Value},
 };
 use uuid::Uuid;
 
@@ -31,6 +31,8 @@ pub enum Recount {
         leases: u64,
         /// Pending keys without a job that were too old to be a foreign consumer's.
         given_up: u64,
+        /// Tenants whose count held another type than a string, and was made anew.
+        mistyped: Vec<String>,
     },
 }
 
@@ -112,11 +114,13 @@ impl Queue {
                 pending_keys: number(2),
                 leases: number(3),
                 given_up: number(4),
+                mistyped: answer.get(5..).unwrap_or_default().to_vec(),
             },
         })
     }
 
-    /// What follows the prefix and a colon in the names of the string keys that have it.
+    /// What follows the prefix and a colon in the names of the keys that have it, whatever they
+    /// hold.
     async fn suffixes(&self, prefix: &str) -> Result<HashSet<String>, QueueError> {
         let mut pattern = String::new();
         for c in prefix.chars() {
@@ -129,10 +133,8 @@ impl Queue {
         let mut found = HashSet::new();
         let mut cursor = "0".to_owned();
         loop {
-            let (next, keys): (String, Vec<String>) = self
-                .client
-                .scan_page(cursor, pattern.as_str(), Some(SCAN_PAGE), Some(ScanType::String))
-                .await?;
+            let (next, keys): (String, Vec<String>) =
+                self.client.scan_page(cursor, pattern.as_str(), Some(SCAN_PAGE), None).await?;
             found.extend(keys.iter().map(|key| key[prefix.len() + 1..].to_owned()));
             if next == "0" {
                 return Ok(found);

@@ -95,6 +95,9 @@ impl DeadLetter {
 /// Entries from the right of the queue among which a claim is fair. Arranging this many takes
 /// the server about 10 ms.
 const FAIR_WINDOW: usize = 10_000;
+/// Bytes of entries in the answer to one claim, unless a single entry is larger: a foreign
+/// producer can push what it likes, and the answer has to arrive in time.
+const CLAIM_MAX_BYTES: usize = 8 << 20;
 
 impl Queue {
     /// Claims up to `wanted` jobs, fairly over tenants. The same entry is never claimed twice
@@ -113,6 +116,7 @@ impl Queue {
             lease.as_millis().to_string().into(),
             prefix.into(),
             FAIR_WINDOW.to_string().into(),
+            CLAIM_MAX_BYTES.to_string().into(),
         ];
         args.push(limits.map_or(-1, |limits| limits.default as i64).to_string().into());
         for (tenant, left) in limits.iter().flat_map(|limits| &limits.of_tenants) {
@@ -128,6 +132,13 @@ impl Queue {
     pub async fn start(&self, leases: &[Lease]) -> Result<(), QueueError> {
         let args = leases.iter().map(|lease| Value::from(lease.0.as_str())).collect();
         self.run(&self.scripts.start, args).await
+    }
+
+    /// Notes that a model is done with these jobs: a worker that is lost from now on was not taken
+    /// down by them.
+    pub async fn clear(&self, leases: &[Lease]) -> Result<(), QueueError> {
+        let args = leases.iter().map(|lease| Value::from(lease.0.as_str())).collect();
+        self.run(&self.scripts.clear, args).await
     }
 
     /// Prolongs leases; returns those that hold nothing any more.
@@ -164,6 +175,7 @@ impl Queue {
         let args = jobs.iter().flat_map(|(lease, job, delay)| {
             [
                 Value::from(lease.0.as_str()),
+                job.node_id.to_string().into(),
                 delay.as_millis().to_string().into(),
                 job.encode().into(),
             ]
@@ -195,7 +207,8 @@ impl Queue {
         self.run(&self.scripts.dead_letter, args).await
     }
 
-    /// Puts jobs back in their places, attempts unchanged.
+    /// Puts jobs back in their places, attempts unchanged. Returns how many: a lease that holds
+    /// nothing any more puts nothing back.
     pub async fn hand_back(&self, leases: &[Lease]) -> Result<u64, QueueError> {
         if leases.is_empty() {
             return Ok(0);

@@ -52,12 +52,14 @@ pub enum DispatcherMsg {
     },
     /// An Embedder takes batches from now on.
     EmbedderUp(usize, ActorRef<EmbedderMsg>),
-    /// An Embedder is gone.
-    EmbedderLost(usize),
+    /// An Embedder is gone, and why.
+    EmbedderLost(usize, String),
     /// There is another Throttler.
     ThrottlerUp(ActorRef<ThrottlerMsg>),
     /// Take no more work; answer when none is in hand.
     Drain(RpcReplyPort<()>),
+    /// Give back all work in hand, done or not; answer when that is tried.
+    LetGo(RpcReplyPort<()>),
     /// A step panicked.
     StepPanicked,
 }
@@ -172,7 +174,20 @@ impl DispatcherState {
     ) {
         let Some(batch) = self.schedule.done(slot, id) else { return };
         let (worker, jobs) = (self.worker.clone(), batch.texts.len());
+        self.clear(&batch);
         self.end(myself, jobs, async move { finish(&worker, batch, result).await });
+    }
+
+    /// Notes that a model is done with a batch, beside the storing of its vectors.
+    fn clear(&self, batch: &Batch) {
+        let context = Arc::clone(&self.worker.context);
+        let leases: Vec<Lease> = batch.texts.iter().map(|text| text.lease.clone()).collect();
+        tokio::spawn(async move {
+            if let Err(error) = context.queue.clear(&leases).await {
+                // Should this process be lost before the jobs are ended, they are blamed for it.
+                warn!(error = %Chain(&error), "cannot note the end of a batch");
+            }
+        });
     }
 
     /// Runs the step that ends so many jobs; it answers the batches to embed again.
@@ -187,12 +202,12 @@ impl DispatcherState {
     }
 
     /// Ends the job of a text that brought an Embedder down while it was alone with it.
-    fn fail(&mut self, myself: &ActorRef<DispatcherMsg>, batch: Batch) {
+    fn fail(&mut self, myself: &ActorRef<DispatcherMsg>, batch: Batch, reason: &str) {
         let worker = self.worker.clone();
         let jobs: Vec<Held> = batch.texts.into_iter().map(Text::into_held).collect();
+        let reason = format!("{reason} on this text");
         self.end(myself, jobs.len(), async move {
-            let reason = "the model panicked on this text";
-            endings::fail(&worker, jobs, FailureKind::Permanent, reason).await;
+            endings::fail(&worker, jobs, FailureKind::Permanent, &reason).await;
             Vec::new()
         });
     }
@@ -302,10 +317,10 @@ impl Actor for Dispatcher {
                 state.embedders[slot] = Some(embedder);
                 state.schedule.slot_up(slot);
             }
-            DispatcherMsg::EmbedderLost(slot) => {
+            DispatcherMsg::EmbedderLost(slot, reason) => {
                 state.embedders[slot] = None;
                 if let Some(batch) = state.schedule.slot_lost(slot) {
-                    state.fail(&myself, batch);
+                    state.fail(&myself, batch, &reason);
                 }
                 if state.is_draining {
                     state.hand_back_ready(&myself);
@@ -316,6 +331,14 @@ impl Actor for Dispatcher {
                 state.is_draining = true;
                 state.drained = Some(reply);
                 state.hand_back_ready(&myself);
+            }
+            DispatcherMsg::LetGo(reply) => {
+                let worker = state.worker.clone();
+                tokio::spawn(async move {
+                    worker.hand_back_all().await;
+                    // Whoever waited may have lost patience.
+                    let _ = reply.send(());
+                });
             }
             DispatcherMsg::StepPanicked => return Err("a step of the pipeline panicked".into()),
         }

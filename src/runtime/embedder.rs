@@ -23,7 +23,14 @@ pub enum EmbedderMsg {
     },
     /// The thread ended; the actor fails with it.
     ThreadLost,
+    /// See whether the batch in hand takes too long.
+    Check,
 }
+
+/// A model that does not come back. Its thread cannot be ended, and stays until the process does.
+#[derive(Debug, thiserror::Error)]
+#[error("the model did not answer within {0:?}")]
+pub struct ModelHangs(Duration);
 
 /// Vectors of a batch, or why there are none, and how long that took.
 pub struct EmbedResult {
@@ -42,13 +49,19 @@ pub struct EmbedderArguments {
     pub slot: usize,
     /// The model.
     pub backend: Arc<dyn EmbeddingBackend>,
+    /// The longest that it may take for a batch.
+    pub batch_timeout: Duration,
 }
 
 /// The thread, and the number that results are marked with.
 pub struct EmbedderState {
     slot: usize,
     thread: BackendThread,
+    batch_timeout: Duration,
 }
+
+/// How often a thread is looked at within the time that a batch may take.
+const CHECKS: u32 = 10;
 
 impl Actor for Embedder {
     type Msg = EmbedderMsg;
@@ -57,12 +70,13 @@ impl Actor for Embedder {
 
     async fn pre_start(
         &self,
-        _myself: ActorRef<Self::Msg>,
+        myself: ActorRef<Self::Msg>,
         arguments: Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
-        let thread =
-            BackendThread::spawn(&format!("embedder-{}", arguments.slot), arguments.backend)?;
-        Ok(EmbedderState { slot: arguments.slot, thread })
+        let EmbedderArguments { slot, backend, batch_timeout } = arguments;
+        let thread = BackendThread::spawn(&format!("embedder-{slot}"), backend)?;
+        myself.cast(EmbedderMsg::Check)?;
+        Ok(EmbedderState { slot, thread, batch_timeout })
     }
 
     async fn handle(
@@ -89,6 +103,13 @@ impl Actor for Embedder {
                 Ok(())
             }
             EmbedderMsg::ThreadLost => Err("the inference thread panicked".into()),
+            EmbedderMsg::Check if state.thread.busy_for() > state.batch_timeout => {
+                Err(ModelHangs(state.batch_timeout).into())
+            }
+            EmbedderMsg::Check => {
+                myself.send_after(state.batch_timeout / CHECKS, || EmbedderMsg::Check);
+                Ok(())
+            }
         }
     }
 }

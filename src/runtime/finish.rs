@@ -117,6 +117,7 @@ async fn store(worker: &Worker, texts: Vec<Text>, vectors: Vec<Vec<f32>>) {
     }
     if !changed.is_empty() {
         // The text changed meanwhile, or the row is gone: the next claim finds out which.
+        metrics::stale_vectors(changed.len());
         worker.hand_back(&changed).await;
     }
 }

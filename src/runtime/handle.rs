@@ -121,7 +121,7 @@ impl Runtime {
         match &self.parts.mode {
             Mode::Inline(_) => parts.push(("model", Ok(()))),
             Mode::Queued { queue, workers, .. } => {
-                parts.push(("redis", answer_in_time("redis", queue.ping()).await));
+                parts.push(("redis", answer_in_time("redis", queue.check_keys()).await));
                 if let Some(workers) = workers {
                     parts.push(("model", workers.state()));
                 }

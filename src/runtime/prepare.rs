@@ -76,7 +76,11 @@ pub async fn prepare(worker: &Worker, wanted: usize) -> Prepared {
         return Prepared { is_idle: true, ..Prepared::default() };
     }
     metrics::jobs_claimed(claimed.len());
-    worker.keeper.hold(claimed.iter().map(|claimed| claimed.lease.clone()));
+    worker.keeper.hold(
+        claimed.iter().map(|claimed| {
+            (claimed.lease.clone(), claimed.job.as_ref().ok().map(|job| job.node_id))
+        }),
+    );
     let decoded = claimed.iter().filter_map(|claimed| claimed.job.as_ref().ok());
     worker.tell(ThrottlerMsg::Took(count_tenants(decoded)));
 

@@ -16,7 +16,7 @@ use tracing::{error, info};
 use super::{
     context::Context,
     dispatcher::{Dispatcher, DispatcherArguments, DispatcherMsg},
-    embedder::{Embedder, EmbedderArguments, EmbedderMsg},
+    embedder::{Embedder, EmbedderArguments, EmbedderMsg, ModelHangs},
     restart::{Decision, RestartHistory, RestartIntensity},
     retry_scheduler::RetryScheduler,
     throttler::{Throttler, ThrottlerMsg},
@@ -53,6 +53,8 @@ pub enum SupervisorMsg {
     Restart(Child),
     /// Take no more work; answer when none is in hand.
     Drain(RpcReplyPort<()>),
+    /// Give back the work in hand, done or not; answer when that is tried.
+    LetGo(RpcReplyPort<()>),
 }
 
 /// The actor.
@@ -79,6 +81,7 @@ pub struct SupervisorState {
     started: Instant,
     children: HashMap<ActorId, Child>,
     histories: HashMap<Child, RestartHistory>,
+    hangs: RestartHistory,
     throttler: ActorRef<ThrottlerMsg>,
     embedders: Vec<Option<ActorRef<EmbedderMsg>>>,
     dispatcher: Option<ActorRef<DispatcherMsg>>,
@@ -101,8 +104,11 @@ impl SupervisorState {
                 id
             }
             Child::Embedder(slot) => {
-                let backend = Arc::clone(&self.context.model.backend);
-                let arguments = EmbedderArguments { slot, backend };
+                let arguments = EmbedderArguments {
+                    slot,
+                    backend: Arc::clone(&self.context.model.backend),
+                    batch_timeout: self.context.config.batch_timeout,
+                };
                 let (embedder, _) = Actor::spawn_linked(None, Embedder, arguments, cell).await?;
                 self.embedders[slot] = Some(embedder.clone());
                 let id = embedder.get_id();
@@ -152,7 +158,7 @@ impl SupervisorState {
             Child::Embedder(slot) => {
                 self.embedders[slot] = None;
                 self.model_ready.send_replace(false);
-                self.tell_dispatcher(DispatcherMsg::EmbedderLost(slot));
+                self.tell_dispatcher(DispatcherMsg::EmbedderLost(slot, reason.to_owned()));
             }
             Child::Dispatcher => self.dispatcher = None,
             Child::Throttler | Child::RetryScheduler => {}
@@ -184,6 +190,11 @@ impl SupervisorState {
                 Err(format!("the {} fails too often; last reason: {reason}", child.name()))
             }
         }
+    }
+
+    /// Notes that a model hangs; whether that happens too often.
+    fn is_hung_for_good(&mut self) -> bool {
+        self.hangs.on_failure(self.started.elapsed()) == Decision::GiveUp
     }
 
     /// Leaves the reason where the process finds it, and ends the Supervisor with it.
@@ -223,6 +234,7 @@ impl Actor for Supervisor {
             started: Instant::now(),
             children: HashMap::from([(throttler.get_id(), Child::Throttler)]),
             histories: HashMap::new(),
+            hangs: RestartHistory::new(HANGS),
             throttler,
             embedders: vec![None; replicas],
             dispatcher: None,
@@ -264,6 +276,14 @@ impl Actor for Supervisor {
                     let _ = reply.send(());
                 }
             },
+            SupervisorMsg::LetGo(reply) => match &state.dispatcher {
+                Some(dispatcher) => {
+                    let _ = dispatcher.cast(DispatcherMsg::LetGo(reply));
+                }
+                None => {
+                    let _ = reply.send(());
+                }
+            },
         }
         Ok(())
     }
@@ -276,6 +296,11 @@ impl Actor for Supervisor {
         state: &mut Self::State,
     ) -> Result<(), ActorProcessingErr> {
         let planned = match event {
+            SupervisionEvent::ActorFailed(_, reason)
+                if reason.is::<ModelHangs>() && state.is_hung_for_good() =>
+            {
+                Err(format!("models hang, and only the process can end their threads: {reason}"))
+            }
             SupervisionEvent::ActorFailed(child, reason) => {
                 state.lost(&myself, child.get_id(), &reason.to_string())
             }
@@ -303,6 +328,14 @@ impl Actor for Supervisor {
         Ok(())
     }
 }
+
+/// Each hang leaves a thread behind that may keep a core busy, until the process ends.
+const HANGS: RestartIntensity = RestartIntensity {
+    max_restarts: 3,
+    period: Duration::from_secs(3600),
+    base_delay: Duration::ZERO,
+    max_delay: Duration::ZERO,
+};
 
 /// An actor that does not stop in this time is killed with its parent.
 const STOP_DEADLINE: Duration = Duration::from_secs(1);

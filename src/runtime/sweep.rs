@@ -117,8 +117,11 @@ fn unless_refused(answer: Result<(), StoreError>) -> Result<(), StoreError> {
 pub async fn sweep(context: Arc<Context>) -> Result<(), SweepError> {
     let Some(lock) = context.queue.lock_sweep(LOCK_TTL).await? else { return Ok(()) };
     let outcome = async {
-        recount(&context).await?;
-        enqueue_lost(&context).await
+        // What can be done without the key that is named here is done.
+        let keys = context.queue.check_keys().await;
+        let recounted = recount(&context).await;
+        enqueue_lost(&context).await?;
+        recounted.and(Ok(keys?))
     }
     .await;
     context.queue.unlock_sweep(&lock).await?;
@@ -138,7 +141,10 @@ async fn recount(context: &Context) -> Result<(), SweepError> {
                     known.into_iter().map(|(id, tenant)| (id.to_string(), tenant.to_string())),
                 );
             }
-            Recount::Done { tenant_counts, pending_keys, leases, given_up } => {
+            Recount::Done { tenant_counts, pending_keys, leases, given_up, mistyped } => {
+                for tenant in mistyped {
+                    warn!(%tenant, "the pending count of a tenant was no string; counted anew");
+                }
                 for (kind, count) in [
                     ("tenant_count", tenant_counts),
                     ("pending_key", pending_keys),

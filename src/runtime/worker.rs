@@ -4,6 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use ractor::ActorRef;
 use tracing::warn;
+use uuid::Uuid;
 
 use super::{context::Context, leases::LeaseKeeper, outage::Outage, throttler::ThrottlerMsg};
 use crate::{
@@ -70,13 +71,35 @@ impl Worker {
             warn!(error = %Chain(&error), "cannot mark nodes as queued");
         }
         let leases: Vec<Lease> = jobs.iter().map(|(lease, _)| lease.clone()).collect();
-        match self.context.queue.hand_back(&leases).await {
-            Ok(handed_back) => metrics::jobs_ended("handed_back", handed_back as usize),
+        self.return_leases(&leases).await;
+        self.let_go(jobs);
+    }
+
+    /// Puts everything in hand back, whatever is just being done with it. What is done all the
+    /// same is seen to be done by the next claim.
+    pub async fn hand_back_all(&self) {
+        let (leases, nodes): (Vec<Lease>, Vec<Option<Uuid>>) =
+            self.keeper.release_all().into_iter().unzip();
+        let nodes: Vec<Uuid> = nodes.into_iter().flatten().collect();
+        // Beside each other: there is little time left, and one of the stores may be why.
+        let rows = async {
+            if let Err(error) = self.context.store.return_to_queue(&nodes).await {
+                warn!(error = %Chain(&error), "cannot mark nodes as queued");
+            }
+        };
+        tokio::join!(rows, self.return_leases(&leases));
+    }
+
+    async fn return_leases(&self, leases: &[Lease]) {
+        match self.context.queue.hand_back(leases).await {
+            Ok(handed_back) => {
+                metrics::jobs_ended("handed_back", handed_back as usize);
+                metrics::stale_leases((leases.len() as u64).saturating_sub(handed_back));
+            }
             Err(error) => {
                 warn!(error = %Chain(&error), "cannot hand jobs back; their leases will run out");
             }
         }
-        self.let_go(jobs);
     }
 }
 

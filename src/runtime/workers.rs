@@ -20,6 +20,9 @@ pub struct Workers {
     model_ready: watch::Receiver<bool>,
 }
 
+/// How long the handing back of unfinished work may take.
+const LET_GO_TIME: Duration = Duration::from_secs(3);
+
 impl Workers {
     /// Starts the tree; it looks for work at once.
     ///
@@ -55,17 +58,22 @@ impl Workers {
         }
     }
 
-    /// Takes no more work, waits at most `grace` for that in hand, and stops the actors. What
-    /// is still in hand then comes back when its leases run out.
+    /// Takes no more work, waits for that in hand, and stops the actors, all within `grace`. What
+    /// is not done towards its end is handed back as it is; should that fail too, its leases run
+    /// out.
     pub async fn stop(self, grace: Duration) {
-        let drained = ractor::call_t!(
-            self.supervisor,
-            SupervisorMsg::Drain,
-            u64::try_from(grace.as_millis()).unwrap_or(u64::MAX)
-        );
-        match drained {
+        let to_let_go = (grace / 4).min(LET_GO_TIME);
+        let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let wait = milliseconds(grace - to_let_go);
+        match ractor::call_t!(self.supervisor, SupervisorMsg::Drain, wait) {
             Ok(()) => info!("all work in hand is done or handed back"),
-            Err(_) => warn!("work in hand is left to its leases"),
+            Err(_) => {
+                warn!("work in hand takes too long; handing it back");
+                let wait = milliseconds(to_let_go);
+                if ractor::call_t!(self.supervisor, SupervisorMsg::LetGo, wait).is_err() {
+                    warn!("work in hand is left to its leases");
+                }
+            }
         }
         self.supervisor.stop(None);
         // It ends in any case; how, it has logged itself.

@@ -10,6 +10,8 @@ const NODES_REJECTED: &str = "vecmill_nodes_rejected_total";
 const JOBS_CLAIMED: &str = "vecmill_jobs_claimed_total";
 const JOBS_ENDED: &str = "vecmill_jobs_ended_total";
 const STALE_LEASES: &str = "vecmill_stale_leases_total";
+const STALE_VECTORS: &str = "vecmill_stale_vectors_total";
+const LEASES_LOST: &str = "vecmill_leases_lost_total";
 const DEAD_LETTERS_EVICTED: &str = "vecmill_dead_letters_evicted_total";
 const RETRIES_PROMOTED: &str = "vecmill_retries_promoted_total";
 const REPAIRS: &str = "vecmill_repairs_total";
@@ -31,6 +33,8 @@ pub fn init() {
         describe_counter!(JOBS_CLAIMED, "Jobs taken from the queue");
         describe_counter!(JOBS_ENDED, "Jobs let go, by outcome");
         describe_counter!(STALE_LEASES, "Ends of jobs refused because the lease was lost");
+        describe_counter!(STALE_VECTORS, "Vectors refused because the text had changed");
+        describe_counter!(LEASES_LOST, "Leases that ran out while their job was in hand");
         describe_counter!(DEAD_LETTERS_EVICTED, "Dead letters dropped from a full list");
         describe_counter!(RETRIES_PROMOTED, "Retries that became due");
         describe_counter!(REPAIRS, "Things found wrong and mended, by kind");
@@ -73,6 +77,16 @@ pub fn jobs_ended(outcome: &'static str, jobs: usize) {
 /// Leases had been lost when their jobs were to be ended.
 pub fn stale_leases(leases: u64) {
     counter!(STALE_LEASES).increment(leases);
+}
+
+/// Vectors were not stored, because the text of their node had changed or the node was gone.
+pub fn stale_vectors(vectors: usize) {
+    counter!(STALE_VECTORS).increment(vectors as u64);
+}
+
+/// Leases ran out while their jobs were in hand: others may have these jobs now.
+pub fn leases_lost(leases: usize) {
+    counter!(LEASES_LOST).increment(leases as u64);
 }
 
 /// Dead letters were dropped from a full list.

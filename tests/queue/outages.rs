@@ -143,7 +143,13 @@ async fn every_key_can_have_another_name() {
     test.redis.cli(&["SET", r"other:\t[a-z]:acme", "9"]);
     test.redis.cli(&["SET", r"other:\t[a-z]:gone", "9"]);
     let recount = test.queue.recount(LEASE, &HashMap::new()).await.unwrap();
-    let mended = Recount::Done { tenant_counts: 2, pending_keys: 1, leases: 0, given_up: 0 };
+    let mended = Recount::Done {
+        tenant_counts: 2,
+        pending_keys: 1,
+        leases: 0,
+        given_up: 0,
+        mistyped: Vec::new(),
+    };
     assert_eq!(recount, mended);
     assert_eq!(test.redis.cli(&["GET", r"other:\t[a-z]:gone"]), "");
     let orphan = Uuid::new_v4().to_string();

@@ -21,7 +21,7 @@ async fn recount_after(test: &TestQueue, tenants: &[(Uuid, &str)], orphan: Durat
     let tenants: HashMap<String, String> =
         tenants.iter().map(|(node, tenant)| (node.to_string(), (*tenant).to_owned())).collect();
     match test.queue.recount(orphan, &tenants).await.unwrap() {
-        Recount::Done { tenant_counts, pending_keys, leases, given_up } => {
+        Recount::Done { tenant_counts, pending_keys, leases, given_up, .. } => {
             [tenant_counts, pending_keys, leases, given_up]
         }
         other => panic!("{other:?}"),

@@ -1,5 +1,8 @@
 -- Ends jobs that are done. ARGV: of each job: token, node, tenant
 -- Answer: how many tokens held no job any more
+local wrong = wrong_type(inflight, leases, started, queue, changed)
+if wrong then return wrong end
+
 local stale = 0
 for i = 3, #ARGV, 3 do
   if take(ARGV[i]) then

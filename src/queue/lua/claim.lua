@@ -1,6 +1,7 @@
 -- Takes jobs from the right of the queue and writes each under a lease.
 -- ARGV: 3 jobs wanted, 4 lease (ms), 5 prefix of the tokens, 6 largest window,
---       7 how many jobs of a tenant may be claimed (-1: any number),
+--       7 most bytes of entries in an answer of several, 8 how many jobs of a tenant may be
+--       claimed (-1: any number),
 --       then pairs: tenant, how many of its jobs instead
 -- Answer: token, entry, token, entry, …
 --
@@ -9,6 +10,8 @@
 -- newer ones are merged in when the arranged part runs short, or after a pause that grows with
 -- the window, so that arranging stays a small share of the server's time. Order inside a
 -- tenant never changes. A tenant's name is found by pattern: it only steers the order.
+local wrong = wrong_type(queue, inflight, leases, fair)
+if wrong then return wrong end
 
 local wanted, max_window = tonumber(ARGV[3]), tonumber(ARGV[6])
 local length = redis.call('LLEN', queue)
@@ -97,15 +100,29 @@ local function pick_around(default_limit, limits)
 end
 
 local picked
-local default_limit = tonumber(ARGV[7])
+local default_limit = tonumber(ARGV[8])
 if default_limit < 0 then
   picked = redis.call('RPOP', queue, wanted)
 else
   local limits = {}
-  for i = 8, #ARGV, 2 do
+  for i = 9, #ARGV, 2 do
     limits[ARGV[i]] = tonumber(ARGV[i + 1])
   end
   picked = pick_around(default_limit, limits)
+end
+
+-- What is too much for one answer goes back to its place.
+local bytes = 0
+for i, entry in ipairs(picked) do
+  bytes = bytes + #entry
+  if i > 1 and bytes > tonumber(ARGV[7]) then
+    local back = {}
+    for j = #picked, i, -1 do
+      back[#back + 1] = table.remove(picked)
+    end
+    push('RPUSH', queue, back)
+    break
+  end
 end
 
 redis.call('HSET', fair, 'arranged', math.max(arranged - #picked, 0), 'at', integer(at))

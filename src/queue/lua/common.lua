@@ -1,12 +1,41 @@
 -- Stands before every script: names for the keys, and what several scripts do.
 -- Entries are opaque here wherever that is possible: a JSON text that this server's cjson
 -- decodes and encodes again is not the same text, so all rewriting is done by the caller.
+--
+-- A script is not rolled back when a command in it fails. So whatever can fail is done before the
+-- first write: `wrong_type` looks at the keys that the script needs, and counts and pending keys,
+-- which others write too, are read and written by `pcall`.
 
 local queue, retry, dlq = KEYS[1], KEYS[2], KEYS[3]
 local inflight, leases = KEYS[4], KEYS[5]          -- token → entry, token → deadline (ms)
 local reservations, fair, orphans = KEYS[6], KEYS[7], KEYS[8]
 local started = KEYS[9]                            -- tokens whose text is with a model
+local changed = KEYS[10]                           -- node in flight → job for its newer text
 local pending_prefix, tenant_prefix = ARGV[1] .. ':', ARGV[2] .. ':'
+
+local TYPES = {
+  [queue] = 'list', [retry] = 'zset', [dlq] = 'list', [inflight] = 'hash', [leases] = 'zset',
+  [reservations] = 'zset', [fair] = 'hash', [orphans] = 'zset', [started] = 'set',
+  [changed] = 'hash',
+}
+
+-- What is wrong with a key that holds another type than it must; nil if nothing is.
+local function misuse(key)
+  local actual = redis.call('TYPE', key).ok
+  if actual ~= 'none' and actual ~= TYPES[key] then
+    return key .. ' holds a ' .. actual .. ', but must hold a ' .. TYPES[key]
+  end
+end
+
+-- The error to answer when one of the keys holds another type than it must.
+local function wrong_type(...)
+  for _, key in ipairs({...}) do
+    local what = misuse(key)
+    if what then
+      return redis.error_reply('WRONGTYPE ' .. what)
+    end
+  end
+end
 
 local function now_ms()
   local time = redis.call('TIME')
@@ -18,10 +47,23 @@ local function integer(number)
   return string.format('%.0f', number)
 end
 
+-- Live jobs of a tenant. A count that is no number is mended by the recount.
+local function live_of(tenant)
+  local count = redis.pcall('GET', tenant_prefix .. tenant)
+  return type(count) == 'string' and tonumber(count) or 0
+end
+
+-- The id of a node's live job; false if it has none.
+local function live_job(node)
+  local job = redis.pcall('GET', pending_prefix .. node)
+  return type(job) == 'table' and '?' or job
+end
+
 -- Takes jobs off a tenant's count. A count of zero leaves no key.
 local function release(tenant, jobs)
   local key = tenant_prefix .. tenant
-  if redis.call('DECRBY', key, jobs) <= 0 then
+  local left = redis.pcall('DECRBY', key, jobs)
+  if type(left) == 'number' and left <= 0 then
     redis.call('DEL', key)
   end
 end
@@ -29,7 +71,7 @@ end
 -- A foreign producer lets its counts expire; one that counts a job of ours must not.
 local function charge(tenant, jobs)
   local key = tenant_prefix .. tenant
-  redis.call('INCRBY', key, jobs)
+  redis.pcall('INCRBY', key, jobs)
   redis.call('PERSIST', key)
 end
 
@@ -44,21 +86,46 @@ local function take(token)
   return entry
 end
 
+-- Puts the job for a newer text in the place of the node's live one, if there is such a text.
+local function succeed(node)
+  local successor = redis.call('HGET', changed, node)
+  if not successor then
+    return false
+  end
+  redis.call('HDEL', changed, node)
+  local job, entry = string.match(successor, '^(%S+) (.*)$')
+  redis.call('SET', pending_prefix .. node, job)
+  redis.call('LPUSH', queue, entry)
+  return true
+end
+
 -- Ends a job: its node may be enqueued again, its tenant has one less.
 local function finish(node, tenant)
-  if node ~= '' then
+  if node ~= '' and not succeed(node) then
     redis.call('DEL', pending_prefix .. node)
     release(tenant, 1)
   end
 end
 
+-- The jobs that a reservation counts, by tenant.
+local function reserved_by(reservation)
+  local ok, content = pcall(cjson.decode, reservation)
+  return ok and type(content) == 'table' and content.tenants or {}
+end
+
 -- Gives the counts of a reservation back, if it is still there.
 local function cancel(reservation)
   if redis.call('ZREM', reservations, reservation) == 1 then
-    for tenant, jobs in pairs(cjson.decode(reservation).tenants) do
+    for tenant, jobs in pairs(reserved_by(reservation)) do
       release(tenant, jobs)
     end
   end
+end
+
+-- How many are in a structure; none if the key holds another type, which is reported elsewhere.
+local function size(command, key)
+  local count = redis.pcall(command, key)
+  return type(count) == 'number' and count or 0
 end
 
 -- Jobs in the queue, in flight and waiting for a retry, and those that are still to be published.
@@ -67,9 +134,9 @@ local function depth()
   for _, stale in ipairs(redis.call('ZRANGEBYSCORE', reservations, '-inf', integer(now_ms()))) do
     cancel(stale)
   end
-  local jobs = redis.call('LLEN', queue) + redis.call('HLEN', inflight) + redis.call('ZCARD', retry)
+  local jobs = size('LLEN', queue) + size('HLEN', inflight) + size('ZCARD', retry)
   for _, reservation in ipairs(redis.call('ZRANGE', reservations, 0, -1)) do
-    for _, reserved in pairs(cjson.decode(reservation).tenants) do
+    for _, reserved in pairs(reserved_by(reservation)) do
       jobs = jobs + reserved
     end
   end
@@ -80,5 +147,34 @@ end
 local function push(command, key, entries)
   for first = 1, #entries, 1000 do
     redis.call(command, key, unpack(entries, first, math.min(first + 999, #entries)))
+  end
+end
+
+-- Whether an entry is a job of the node. Decoding is dear, and most entries do not even hold the
+-- characters of its id.
+local function is_of(entry, node)
+  if not string.find(entry, node, 1, true) then
+    return false
+  end
+  local ok, job = pcall(cjson.decode, entry)
+  return ok and type(job) == 'table' and job.node_id == node
+end
+
+-- Whether a worker holds a job of the node.
+local function is_in_flight(node)
+  for _, entry in ipairs(redis.call('HVALS', inflight)) do
+    if is_of(entry, node) then
+      return true
+    end
+  end
+  return false
+end
+
+-- The entry that waits for the next attempt of the node, if there is one.
+local function waiting_retry(node)
+  for _, entry in ipairs(redis.call('ZRANGE', retry, 0, -1)) do
+    if is_of(entry, node) then
+      return entry
+    end
   end
 end

@@ -1,6 +1,9 @@
 -- Ends jobs for good. ARGV: 3 most entries kept, 4 '1': only if the lease has expired,
 --       then of each job: token, node (may be empty), tenant, dead letter
 -- Answer: {tokens that held no job any more, entries evicted}
+local wrong = wrong_type(inflight, leases, started, dlq, queue, changed)
+if wrong then return wrong end
+
 local now, stale = now_ms(), 0
 for i = 5, #ARGV, 4 do
   local expired = tonumber(redis.call('ZSCORE', leases, ARGV[i]) or 0) <= now

@@ -3,19 +3,21 @@
 --       then of each job: node, tenant, job id, entry
 -- Answer: of each job, 'new', 'full', 'tenant' (its tenant has no room), or the id of the job
 --         that is live already, prefixed 'live:'
+local wrong = wrong_type(queue, reservations)
+if wrong then return wrong end
 
 local max_depth, max_tenant = tonumber(ARGV[3]), tonumber(ARGV[4])
 local jobs_in_all = depth()
 local entries, answers = {}, {}
 for i = 5, #ARGV, 4 do
   local node, tenant, job = ARGV[i], ARGV[i + 1], ARGV[i + 2]
-  local live = redis.call('GET', pending_prefix .. node)
+  local live = live_job(node)
   local answer
   if live then
     answer = 'live:' .. live
   elseif max_depth >= 0 and jobs_in_all >= max_depth then
     answer = 'full'
-  elseif max_tenant > 0 and tonumber(redis.call('GET', tenant_prefix .. tenant) or 0) >= max_tenant then
+  elseif max_tenant > 0 and live_of(tenant) >= max_tenant then
     answer = 'tenant'
   else
     redis.call('SET', pending_prefix .. node, job)

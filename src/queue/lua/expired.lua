@@ -1,5 +1,8 @@
 -- Lists leases that have expired. ARGV: 3 how many at most.
 -- Answer: of each: token, entry, '1' if a model had begun on it
+local wrong = wrong_type(inflight, leases, started)
+if wrong then return wrong end
+
 local found = {}
 local now = integer(now_ms())
 for _, token in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT', 0, ARGV[3])) do

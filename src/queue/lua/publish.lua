@@ -1,6 +1,8 @@
 -- Puts the jobs of a reservation on the queue.
 -- ARGV: 3 the reservation, then of each job: node, tenant, job id, entry
 -- A node that has a live job by now (the sweep was faster) is not enqueued again.
+local wrong = wrong_type(reservations, queue)
+if wrong then return wrong end
 
 local reserved = redis.call('ZREM', reservations, ARGV[3]) == 1
 local entries = {}

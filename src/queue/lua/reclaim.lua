@@ -1,4 +1,7 @@
 -- Puts jobs whose lease has expired back in their place. ARGV: of each job: token, new entry
+local wrong = wrong_type(inflight, leases, started, queue)
+if wrong then return wrong end
+
 local now, entries = now_ms(), {}
 for i = #ARGV - 1, 3, -2 do
   local deadline = redis.call('ZSCORE', leases, ARGV[i])

@@ -3,11 +3,15 @@
 -- ARGV: 3 most jobs looked at, 4 age (ms) at which a pending key without a job is given up,
 --       5 how many nodes follow, then pairs: node with a pending key, its tenant or '?',
 --       then the tenants that have a count
--- Answer: {'deep'} | {'ask', node, …} | {'done', counts mended, keys mended, leases mended, keys given up}
+-- Answer: {'deep'} | {'ask', node, …}
+--         | {'done', counts mended, keys mended, leases mended, keys given up,
+--            tenants whose count held another type, …}
 -- The caller has listed the keys, page by page: a scan in here would hold the server for as long
 -- as the whole keyspace takes. A key that came since is looked at next time.
 -- A pending key without a job may belong to a foreign consumer at work, which still counts for
 -- its tenant; which tenant that is, only the caller knows: 'ask' wants to be called again.
+local wrong = wrong_type(queue, retry, inflight, leases, reservations, orphans, changed)
+if wrong then return wrong end
 
 if depth() > tonumber(ARGV[3]) then
   return {'deep'}
@@ -29,7 +33,7 @@ for _, entry in ipairs(redis.call('LRANGE', queue, 0, -1)) do see(entry) end
 for _, entry in ipairs(redis.call('ZRANGE', retry, 0, -1)) do see(entry) end
 for _, entry in ipairs(redis.call('HVALS', inflight)) do see(entry) end
 for _, reservation in ipairs(redis.call('ZRANGE', reservations, 0, -1)) do
-  for tenant, jobs in pairs(cjson.decode(reservation).tenants) do count(tenant, jobs) end
+  for tenant, jobs in pairs(reserved_by(reservation)) do count(tenant, jobs) end
 end
 
 local last_node = 5 + 2 * tonumber(ARGV[5])
@@ -80,11 +84,21 @@ for _, token in ipairs(redis.call('HKEYS', inflight)) do
   end
 end
 
+-- A newer text of a node whose job is gone is found in its row.
+for _, node in ipairs(redis.call('HKEYS', changed)) do
+  if not live[node] then redis.call('HDEL', changed, node) end
+end
+
 local mended = 0
+local answer = {'done', 0, keys, leased, given_up}
 for i = last_node + 1, #ARGV do count(ARGV[i], 0) end
 for tenant, actual in pairs(counts) do
   local key = tenant_prefix .. tenant
-  local counted = redis.call('GET', key) or '0'
+  local counted = redis.pcall('GET', key) or '0'
+  if type(counted) == 'table' then
+    answer[#answer + 1] = tenant
+    redis.call('DEL', key)
+  end
   if counted ~= integer(actual) then
     mended = mended + 1
   end
@@ -94,4 +108,5 @@ for tenant, actual in pairs(counts) do
     redis.call('SET', key, integer(actual))
   end
 end
-return {'done', mended, keys, leased, given_up}
+answer[2] = mended
+return answer

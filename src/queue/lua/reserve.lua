@@ -2,14 +2,15 @@
 -- ARGV: 3 maximum depth, 4 maximum live jobs of a tenant (0: none), 5 time to live (ms),
 --       6 the reservation: {"id": …, "tenants": {tenant: jobs, …}}
 -- Answer: {'ok'} | {'depth'} | {'tenant', name}
+local wrong = wrong_type(reservations, queue)
+if wrong then return wrong end
 
 local jobs_in_all = depth()
 local wanted = cjson.decode(ARGV[6]).tenants
 local tenant_limit = tonumber(ARGV[4])
 for tenant, jobs in pairs(wanted) do
   jobs_in_all = jobs_in_all + jobs
-  local live = tonumber(redis.call('GET', tenant_prefix .. tenant) or 0)
-  if tenant_limit > 0 and live + jobs > tenant_limit then
+  if tenant_limit > 0 and live_of(tenant) + jobs > tenant_limit then
     return {'tenant', tenant}
   end
 end

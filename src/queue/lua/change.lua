@@ -1,0 +1,35 @@
+-- Makes sure that the new text of a node gets a job.
+-- ARGV: 3 the reservation, 4 node, 5 tenant, 6 job id, 7 entry
+-- Answer: the id of the job that will see the new text
+local wrong = wrong_type(reservations, queue, retry, inflight, changed)
+if wrong then return wrong end
+
+local reserved = redis.call('ZREM', reservations, ARGV[3]) == 1
+local node, tenant, job, entry = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+local live = live_job(node)
+if not live then
+  redis.call('SET', pending_prefix .. node, job)
+  redis.call('LPUSH', queue, entry)
+  if not reserved then
+    charge(tenant, 1)
+  end
+  return job
+end
+if reserved then
+  release(tenant, 1)
+end
+local waiting = waiting_retry(node)
+if waiting then
+  -- The failed attempts were those of the older text.
+  redis.call('ZREM', retry, waiting)
+  redis.call('SET', pending_prefix .. node, job)
+  redis.call('LPUSH', queue, entry)
+  return job
+end
+if is_in_flight(node) then
+  -- Its holder may have read the older text, and may be about to end the job.
+  redis.call('HSET', changed, node, job .. ' ' .. entry)
+  return job
+end
+-- A job in the queue reads the text when its turn comes.
+return live
