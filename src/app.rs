@@ -2,6 +2,7 @@
 
 use std::{
     net::{SocketAddr, TcpListener},
+    process::ExitCode,
     sync::Arc,
 };
 
@@ -18,6 +19,7 @@ use crate::{
     inference::{self, Model},
     queue::{Limits, PrivateRedis, Queue},
     runtime::{Context, InlineEmbedder, Mode, RestartIntensity, Runtime, Workers, WorkersReady},
+    shutdown::Signals,
     store::Store,
     telemetry::metrics,
 };
@@ -232,6 +234,40 @@ impl HttpServer {
             Ok(Ok(())) => {}
             Ok(Err(error)) => warn!(%error, "the HTTP server ended with an error"),
             Err(error) => warn!(%error, "the HTTP server panicked"),
+        }
+    }
+}
+
+/// Runs the process that `start` starts until a signal (then all work in hand is finished or
+/// handed back) or until a part fails for good. A second signal ends it at once; its leases run
+/// out then. Prints the address when there is one.
+///
+/// # Errors
+/// Those of the start.
+pub async fn run_until_stopped(
+    mut signals: Signals,
+    start: impl Future<Output = anyhow::Result<App>>,
+) -> anyhow::Result<ExitCode> {
+    let mut app = tokio::select! {
+        app = start => app?,
+        () = signals.recv() => return Ok(ExitCode::SUCCESS),
+    };
+    if let Some(address) = app.address() {
+        println!("Vecmill listens on http://{address} (API documentation: http://{address}/docs)");
+    }
+    let failure = tokio::select! {
+        () = signals.recv() => None,
+        reason = app.failed() => Some(reason),
+    };
+    tokio::select! {
+        () = app.stop() => {}
+        () = signals.recv() => return Ok(ExitCode::FAILURE),
+    }
+    match failure {
+        None => Ok(ExitCode::SUCCESS),
+        Some(reason) => {
+            eprintln!("vecmill: {reason}");
+            Ok(ExitCode::FAILURE)
         }
     }
 }

@@ -32,9 +32,9 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let mut stdout = std::io::stdout();
     let mut out = Output::new(cli.json, &mut stdout);
     match cli.command {
-        Command::Serve(settings) => run_until_stopped(Role::Serve, &settings).await,
-        Command::Api(settings) => run_until_stopped(Role::Api, &settings).await,
-        Command::Worker(settings) => run_until_stopped(Role::Worker, &settings).await,
+        Command::Serve(settings) => run_role(Role::Serve, &settings).await,
+        Command::Api(settings) => run_role(Role::Api, &settings).await,
+        Command::Worker(settings) => run_role(Role::Worker, &settings).await,
         Command::Migrate(settings) => migrate(&settings, &mut out).await,
         Command::Openapi => cli::openapi::run(&mut out).await,
         Command::Models(args) => cli::models::run(args, &mut out).await,
@@ -44,33 +44,9 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Runs a role until a signal (then all work in hand is finished or handed back) or until a
-/// part fails for good. A second signal ends the process at once; its leases run out then.
-async fn run_until_stopped(role: Role, settings: &Settings) -> anyhow::Result<ExitCode> {
-    let mut signals = shutdown::listen().context("cannot listen for signals")?;
-    let config = settings.check()?;
-    let mut app = tokio::select! {
-        app = App::start(role, config) => app?,
-        () = signals.recv() => return Ok(ExitCode::SUCCESS),
-    };
-    if let Some(address) = app.address() {
-        println!("Vecmill listens on http://{address} (API documentation: http://{address}/docs)");
-    }
-    let failure = tokio::select! {
-        () = signals.recv() => None,
-        reason = app.failed() => Some(reason),
-    };
-    tokio::select! {
-        () = app.stop() => {}
-        () = signals.recv() => return Ok(ExitCode::FAILURE),
-    }
-    match failure {
-        None => Ok(ExitCode::SUCCESS),
-        Some(reason) => {
-            eprintln!("vecmill: {reason}");
-            Ok(ExitCode::FAILURE)
-        }
-    }
+async fn run_role(role: Role, settings: &Settings) -> anyhow::Result<ExitCode> {
+    let signals = shutdown::listen().context("cannot listen for signals")?;
+    app::run_until_stopped(signals, App::start(role, settings.check()?)).await
 }
 
 async fn migrate(settings: &Settings, out: &mut Output<'_>) -> anyhow::Result<ExitCode> {

@@ -11,10 +11,10 @@ mod redis;
 
 use std::time::{Duration, Instant};
 
-pub use app::{TestApp, faulty_model, hash_model, ids_of};
+pub use app::{TestApp, faulty_model, hash_model, ids_of, with_short_intervals};
 pub use postgres::TestPostgres;
 pub use program::{Program, send_signal};
-pub use redis::TestRedis;
+pub use redis::{TestRedis, redis_cli};
 
 /// How long to wait before a condition is looked at again.
 const POLL: Duration = Duration::from_millis(20);
@@ -38,6 +38,6 @@ fn wait_until_blocking(deadline: Duration, mut condition: impl FnMut() -> bool) 
 }
 
 /// A TCP port that nothing listens on.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

@@ -79,6 +79,11 @@ impl TestPostgres {
         self.connect_when_ready("postgres").await.close().await.unwrap();
     }
 
+    /// The TCP port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     fn dsn(&self, database: &str) -> String {
         format!("postgresql://postgres@127.0.0.1:{}/{database}", self.port)
     }

@@ -24,13 +24,19 @@ impl Program {
     /// Runs a subcommand in `dir`, with no environment but `PATH` and the settings. Intervals
     /// are short unless `settings` says otherwise.
     pub fn start(subcommand: &str, dir: &Path, settings: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vecmill"));
+        command.arg(subcommand);
+        Self::run(command, &with_short_intervals(dir, settings))
+    }
+
+    /// Runs a command with no environment but `PATH` and what is given.
+    pub fn run(mut command: Command, environment: &[(&str, &str)]) -> Self {
         let output = tempfile::tempdir().unwrap();
         let file = |name: &str| Stdio::from(File::create(output.path().join(name)).unwrap());
-        let child = Command::new(env!("CARGO_BIN_EXE_vecmill"))
-            .arg(subcommand)
+        let child = command
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .envs(with_short_intervals(dir, settings))
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(file("stdout"))
             .stderr(file("stderr"))
@@ -54,6 +60,11 @@ impl Program {
         url.unwrap()
     }
 
+    /// What it wrote to standard output so far.
+    pub fn stdout(&self) -> String {
+        self.printed("stdout")
+    }
+
     /// What it wrote to standard error so far.
     pub fn stderr(&self) -> String {
         self.printed("stderr")
@@ -73,6 +84,16 @@ impl Program {
         })
         .await;
         status.unwrap().code()
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether it runs.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
     }
 
     /// Ends it as a crash would.

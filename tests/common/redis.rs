@@ -30,15 +30,36 @@ impl TestRedis {
         Self::start_with(&["--appendonly", "yes", "--appendfsync", "always"])
     }
 
+    /// A sentinel that watches the server on this port under the name `vecmill`, and has its
+    /// replica take over once it does not answer for half a second.
+    pub fn start_sentinel(primary: u16) -> Self {
+        let monitor = format!(
+            "sentinel monitor vecmill 127.0.0.1 {primary} 1\n\
+             sentinel down-after-milliseconds vecmill 500\n\
+             sentinel failover-timeout vecmill 5000\n"
+        );
+        Self::start_from(Some(&monitor), &["--sentinel"])
+    }
+
     /// A server with further options.
     pub fn start_with(options: &[&str]) -> Self {
+        Self::start_from(None, options)
+    }
+
+    fn start_from(config: Option<&str>, options: &[&str]) -> Self {
         let dir = tempfile::Builder::new().prefix("vecmill-redis").tempdir().unwrap().keep();
         let socket = dir.join("redis.sock");
         let port = free_port();
         let (program, port_option) = (program(), port.to_string());
+        let file = config.map(|config| {
+            let file = dir.join("redis.conf");
+            std::fs::write(&file, config).unwrap();
+            file
+        });
         let server = [
-            [
-                program.as_str(),
+            [program.as_str()].as_slice(),
+            file.as_ref().map(|file| file.to_str().unwrap()).as_slice(),
+            &[
                 "--port",
                 port_option.as_str(),
                 "--bind",
@@ -49,8 +70,7 @@ impl TestRedis {
                 dir.to_str().unwrap(),
                 "--save",
                 "",
-            ]
-            .as_slice(),
+            ],
             options,
         ]
         .concat();
@@ -63,6 +83,11 @@ impl TestRedis {
     /// The URL of its TCP port.
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// The TCP port.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// Its unix socket.
@@ -99,14 +124,23 @@ impl TestRedis {
     }
 
     fn try_cli(&self, command: &[&str]) -> std::io::Result<String> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
-        let mut request = format!("*{}\r\n", command.len());
-        for word in command {
-            request += &format!("${}\r\n{word}\r\n", word.len());
-        }
-        stream.write_all(request.as_bytes())?;
-        read_answer(&mut BufReader::new(stream))
+        redis_cli(TcpStream::connect(("127.0.0.1", self.port))?, command)
     }
+}
+
+/// Sends a command over a connection to a Redis; the answer is as [`TestRedis::cli`] has it.
+pub fn redis_cli<S: Read + Write>(
+    mut stream: S,
+    command: &[impl AsRef<[u8]>],
+) -> std::io::Result<String> {
+    let mut request = format!("*{}\r\n", command.len()).into_bytes();
+    for word in command.iter().map(AsRef::as_ref) {
+        write!(request, "${}\r\n", word.len())?;
+        request.extend_from_slice(word);
+        request.extend_from_slice(b"\r\n");
+    }
+    stream.write_all(&request)?;
+    read_answer(&mut BufReader::new(stream))
 }
 
 fn read_answer(stream: &mut impl BufRead) -> std::io::Result<String> {

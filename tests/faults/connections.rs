@@ -1,0 +1,102 @@
+//! Connections that are cut in the middle of a reply, and replies that take their time.
+
+use std::time::{Duration, Instant};
+
+use super::{
+    checker::{Expected, check},
+    plan::{Plan, Row, short_or_full},
+    proxy::Proxy,
+    site::{DEADLINE, Site, Stores, texts},
+};
+use crate::common::{TestPostgres, wait_until};
+
+const BATCH_TIME: Duration = Duration::from_millis(10);
+
+/// A site whose worker reaches one of its stores through a proxy, as does its API.
+async fn behind_a_proxy(of_redis: bool) -> (Site, Proxy) {
+    let mut site = Site::new(Stores::Shared, &[]).await;
+    let proxy = match of_redis {
+        true => Proxy::before(site.redis_server.as_ref().unwrap().port()).await,
+        false => Proxy::before(TestPostgres::shared().port()).await,
+    };
+    let (direct, through) = match of_redis {
+        true => (site.redis_server.as_ref().unwrap().port(), proxy.port()),
+        false => (TestPostgres::shared().port(), proxy.port()),
+    };
+    site.change_settings(&format!(":{direct}"), &format!(":{through}"));
+    (site, proxy)
+}
+
+async fn cuts(fault: &'static str, of_redis: bool) {
+    let mut plan = Plan::new(fault).await;
+    let mut row = Row::new(fault, Stores::Shared.name());
+    let (nodes, cuts) = short_or_full((600, 12), (5_989, 150));
+    let (mut site, proxy) = behind_a_proxy(of_redis).await;
+    let (_, url) = site.start_all(BATCH_TIME).await;
+    let (mut ids, mut acknowledged_all) = (Vec::new(), true);
+    let texts = texts(nodes);
+    let progress = site.progress().await;
+    for cut in 0..cuts {
+        let share = nodes / cuts;
+        // Less than what the nodes of one request make the store answer.
+        proxy.cut_after(plan.pick(0..if of_redis { 10_000 } else { 1_500 }));
+        // The client is answered 503 when the cut hits its own request, and the nodes of that
+        // request may have come in all the same.
+        match site.try_ingest(&url, &texts[cut * share..(cut + 1) * share]).await {
+            Ok(new) => ids.extend(new),
+            Err(refused) => {
+                assert!(refused.starts_with("503"), "{refused}");
+                acknowledged_all = false;
+            }
+        }
+        wait_until(DEADLINE, async || proxy.cut() > cut).await;
+        let fault_gone = Instant::now();
+        let known = ids.len() as u64;
+        if let Some(recovery) = progress.recovery(fault_gone, known).await {
+            row.recovered(recovery);
+        }
+    }
+    println!("all requests acknowledged: {acknowledged_all}");
+    let expected = Expected { ids: &ids, embedded_again: Some(cuts * 64), ..Expected::default() };
+    row.checked(check(&site, &expected).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_to_redis_cut_in_the_middle_of_a_reply_lose_nothing() {
+    cuts("connections to Redis cut in the middle of a reply", true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_to_postgres_cut_in_the_middle_of_a_reply_lose_nothing() {
+    cuts("connections to Postgres cut in the middle of a reply", false).await;
+}
+
+async fn slow_replies(fault: &'static str, of_redis: bool) {
+    let mut plan = Plan::new(fault).await;
+    let mut row = Row::new(fault, Stores::Shared.name());
+    let nodes = short_or_full(300, 1_200);
+    let (mut site, proxy) = behind_a_proxy(of_redis).await;
+    let (_, url) = site.start_all(BATCH_TIME).await;
+    let ids = site.ingest(&url, &texts(nodes)).await;
+    let progress = site.progress().await;
+    progress.reach(plan.pick(8..nodes as u64 / 4)).await;
+    proxy.delay(Duration::from_millis(plan.pick(200..400)));
+    let slow_until = progress.ready().await.unwrap() + 40;
+    progress.reach(slow_until).await;
+    proxy.delay(Duration::ZERO);
+    let recovery = progress.recovery(Instant::now(), nodes as u64).await;
+    row.recovered(recovery.expect("it was slow under load"));
+    // Nobody was lost, so that nothing had to be done again.
+    let expected = Expected { ids: &ids, embedded_again: Some(0), ..Expected::default() };
+    row.checked(check(&site, &expected).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_redis_makes_nothing_happen_twice() {
+    slow_replies("slow replies of Redis", true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_postgres_makes_nothing_happen_twice() {
+    slow_replies("slow replies of Postgres", false).await;
+}

@@ -1,0 +1,124 @@
+//! A TCP proxy that cuts connections in the middle of a reply, delays replies, or lets them
+//! vanish.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::watch,
+};
+
+/// A proxy before one server; it ends with this value.
+pub struct Proxy {
+    port: u16,
+    faults: Arc<Faults>,
+    _alive: watch::Sender<()>,
+}
+
+#[derive(Default)]
+struct Faults {
+    /// Connections still to be cut.
+    cuts: AtomicUsize,
+    /// Bytes of replies that pass before the next cut.
+    cut_after: AtomicU64,
+    /// How long each piece of a reply is held back, in milliseconds.
+    delay: AtomicU64,
+    /// Connections that were cut.
+    cut: AtomicUsize,
+}
+
+impl Proxy {
+    /// Listens on a port of its own, and passes on to `port`.
+    pub async fn before(port: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let own_port = listener.local_addr().unwrap().port();
+        let faults = Arc::new(Faults::default());
+        let (alive, ended) = watch::channel(());
+        tokio::spawn({
+            let faults = Arc::clone(&faults);
+            async move {
+                while let Ok((client, _)) = listener.accept().await {
+                    let (faults, mut ended) = (Arc::clone(&faults), ended.clone());
+                    tokio::spawn(async move {
+                        tokio::select! {
+                            () = pass(client, port, &faults) => {}
+                            _ = ended.changed() => {}
+                        }
+                    });
+                }
+            }
+        });
+        Self { port: own_port, faults, _alive: alive }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Cuts one connection after so many further bytes of replies.
+    pub fn cut_after(&self, bytes: u64) {
+        self.faults.cut_after.store(bytes, Ordering::SeqCst);
+        self.faults.cuts.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Connections that were cut so far.
+    pub fn cut(&self) -> usize {
+        self.faults.cut.load(Ordering::SeqCst)
+    }
+
+    /// Holds back each piece of a reply for so long, from now on.
+    pub fn delay(&self, delay: Duration) {
+        self.faults.delay.store(delay.as_millis() as u64, Ordering::SeqCst);
+    }
+}
+
+async fn pass(client: TcpStream, port: u16, faults: &Faults) {
+    let Ok(server) = TcpStream::connect(("127.0.0.1", port)).await else { return };
+    client.set_nodelay(true).unwrap();
+    server.set_nodelay(true).unwrap();
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = server.into_split();
+    // Whichever side ends, both do.
+    tokio::select! {
+        () = requests(from_client, to_server) => {}
+        () = replies(from_server, to_client, faults) => {}
+    }
+}
+
+async fn requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
+    // One that fails has ended.
+    let _ = tokio::io::copy(&mut from, &mut to).await;
+}
+
+async fn replies(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, faults: &Faults) {
+    let mut piece = vec![0; 16 * 1024];
+    while let Ok(read @ 1..) = from.read(&mut piece).await {
+        let delay = faults.delay.load(Ordering::SeqCst);
+        if delay > 0 {
+            tokio::time::sleep(Duration::from_millis(delay)).await;
+        }
+        let mut passed = read;
+        if faults.cuts.load(Ordering::SeqCst) > 0 {
+            let left = faults.cut_after.load(Ordering::SeqCst);
+            faults.cut_after.store(left.saturating_sub(read as u64), Ordering::SeqCst);
+            if left < read as u64 {
+                faults.cuts.fetch_sub(1, Ordering::SeqCst);
+                faults.cut.fetch_add(1, Ordering::SeqCst);
+                passed = left as usize;
+            }
+        }
+        if to.write_all(&piece[..passed]).await.is_err() || passed < read {
+            return;
+        }
+    }
+}

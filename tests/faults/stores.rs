@@ -1,0 +1,228 @@
+//! Stores that end, forget, run full, or are away for a while.
+
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use super::{
+    checker::{Expected, check},
+    plan::{Plan, Row, short_or_full},
+    site::{DEADLINE, Site, Stores, texts},
+};
+use crate::common::{TestPostgres, TestRedis, send_signal, wait_until};
+
+/// What there is to do when the fault comes, 8 texts a batch.
+struct Load {
+    nodes: usize,
+    batch_time: Duration,
+}
+
+const MANY: Load = Load { nodes: 600, batch_time: Duration::from_millis(15) };
+/// Jobs are in hand for longer than a lease.
+const SLOW: Load = Load { nodes: 160, batch_time: Duration::from_millis(600) };
+/// An outage uses no attempt and makes little of the work worthless: what was being stored.
+const AGAIN_AT_MOST: usize = 8 * 8;
+
+/// Breaks the stores of a site under load, once it is at work, and mends them.
+async fn outage(
+    fault: &'static str,
+    mut site: Site,
+    Load { nodes, batch_time }: Load,
+    again: usize,
+    mut breaks: impl AsyncFnMut(&mut Site, &mut Plan),
+    mut mends: impl AsyncFnMut(&mut Site),
+) {
+    let mut plan = Plan::new(fault).await;
+    let mut row = Row::new(fault, site.stores.name());
+    let (_, url) = site.start_all(batch_time).await;
+    let progress = site.progress().await;
+    let mut ids = Vec::new();
+    for run in 0..short_or_full(1, 3) {
+        ids.extend(site.ingest(&url, &texts(nodes)).await);
+        let done = (run * nodes) as u64;
+        progress.reach(done + plan.pick(8..nodes as u64 / 3)).await;
+        breaks(&mut site, &mut plan).await;
+        mends(&mut site).await;
+        let fault_gone = Instant::now();
+        let recovery = progress.recovery(fault_gone, done + nodes as u64).await;
+        row.recovered(recovery.expect("it was broken under load"));
+        let expected =
+            Expected { ids: &ids, embedded_again: Some((run + 1) * again), ..Expected::default() };
+        let checked = check(&site, &expected).await;
+        row.checked(checked);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_restarted_with_its_data_loses_nothing() {
+    let site = Site::new(Stores::Shared, &[]).await;
+    outage(
+        "Redis killed and restarted with its data",
+        site,
+        MANY,
+        AGAIN_AT_MOST,
+        async |site, _| site.redis_server.as_mut().unwrap().kill(),
+        async |site| site.redis_server.as_mut().unwrap().restart(),
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_private_redis_comes_back_with_its_data() {
+    let site = Site::new(Stores::Private, &[]).await;
+    outage(
+        "Redis killed and restarted with its data",
+        site,
+        MANY,
+        AGAIN_AT_MOST,
+        async |site, _| {
+            let info = site.redis("INFO server");
+            let pid = info.lines().find_map(|line| line.strip_prefix("process_id:")).unwrap();
+            send_signal("KILL", pid.trim().parse().unwrap());
+        },
+        async |site| wait_until(DEADLINE, async || site.redis_answers()).await,
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_restarted_without_its_data_is_filled_again() {
+    let dsn = TestPostgres::shared().database().await;
+    let dir = tempfile::tempdir().unwrap();
+    let site = Site::on(Stores::Shared, dir, Some(TestRedis::start()), dsn, &[]);
+    outage(
+        "Redis killed and restarted without its data",
+        site,
+        MANY,
+        // All that was claimed is enqueued again, too.
+        MANY.nodes,
+        async |site, _| site.redis_server.as_mut().unwrap().kill(),
+        async |site| site.redis_server.as_mut().unwrap().restart(),
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_forgets_everything_is_filled_again_on_private_stores() {
+    let site = Site::new(Stores::Private, &[]).await;
+    outage(
+        "Redis loses its memory",
+        site,
+        MANY,
+        MANY.nodes,
+        async |site, _| assert_eq!(site.redis("FLUSHALL"), "OK"),
+        async |_| {},
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_out_of_memory_is_worked_empty_and_refuses_new_nodes() {
+    let site = Site::new(Stores::Shared, &[]).await;
+    outage(
+        "Redis out of memory (`noeviction`)",
+        site,
+        SLOW,
+        8,
+        async |site, _| {
+            assert_eq!(site.redis("CONFIG SET maxmemory 1"), "OK");
+            // Leases are extended all the same, or what is in hand would be embedded again.
+            let api = site.url(0).await;
+            let before = site.embedded();
+            wait_until(DEADLINE, async || site.embedded() > before + 64).await;
+            let refused = site.try_ingest(&api, &texts(3)).await.unwrap_err();
+            assert!(refused.starts_with("503"), "{refused}");
+        },
+        async |site| assert_eq!(site.redis("CONFIG SET maxmemory 0"), "OK"),
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_postgres_that_is_away_costs_no_attempt() {
+    let postgres = TestPostgres::start();
+    let dsn = postgres.database().await;
+    let dir = tempfile::tempdir().unwrap();
+    let site = Site::on(Stores::Shared, dir, Some(TestRedis::start()), dsn, &[]);
+    let away = short_or_full(Duration::from_secs(4), Duration::from_secs(20));
+    let postgres = tokio::sync::Mutex::new(postgres);
+    outage(
+        "Postgres stopped (20 s in the matrix)",
+        site,
+        MANY,
+        AGAIN_AT_MOST,
+        async |site, _| {
+            postgres.lock().await.stop();
+            let api = site.url(0).await;
+            let (start, mut refused) = (Instant::now(), String::new());
+            wait_until(DEADLINE, async || {
+                refused = site.try_ingest(&api, &texts(3)).await.unwrap_err();
+                start.elapsed() > away
+            })
+            .await;
+            assert!(refused.starts_with("503"), "{refused}");
+        },
+        async |_| postgres.lock().await.start_again().await,
+    )
+    .await;
+}
+
+/// A small file system, unmounted at the end.
+struct Tmpfs(tempfile::TempDir);
+
+impl Tmpfs {
+    /// None where this user may not mount.
+    fn mount(megabytes: usize) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let size = format!("size={megabytes}m");
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &size, "tmpfs"])
+            .arg(dir.path())
+            .status()
+            .unwrap();
+        mounted.success().then_some(Self(dir))
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_refuses_nodes_and_loses_none() {
+    let Some(disk) = Tmpfs::mount(12) else {
+        eprintln!("not run: mounting a tmpfs needs root");
+        return;
+    };
+    let dsn = format!("sqlite://{}", disk.0.path().join("vecmill.db").display());
+    let dir = tempfile::tempdir().unwrap();
+    let site = Site::on(Stores::Shared, dir, Some(TestRedis::start()), dsn, &[]);
+    let ballast = disk.0.path().join("ballast");
+    outage(
+        "disk full under SQLite",
+        site,
+        MANY,
+        // A batch that cannot be written is not embedded again: it waits.
+        AGAIN_AT_MOST,
+        async |site, _| {
+            // As much as there is; what cannot be written is the point.
+            let _ = std::fs::write(&ballast, vec![0_u8; 12 << 20]);
+            let api = site.url(0).await;
+            let mut refused = String::new();
+            wait_until(DEADLINE, async || match site.try_ingest(&api, &texts(50)).await {
+                Ok(_) => false,
+                Err(error) => {
+                    refused = error;
+                    true
+                }
+            })
+            .await;
+            assert!(refused.starts_with("503"), "{refused}");
+        },
+        async |_| std::fs::remove_file(&ballast).unwrap(),
+    )
+    .await;
+}
