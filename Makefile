@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 
-.PHONY: help run test bench build model redis postgres fmt lint deny openapi compiler python pip
+.PHONY: help run test faults bench build model redis postgres fmt lint deny openapi compiler python pip
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -12,8 +12,17 @@ help: ## List the targets
 run: redis model build ## Do everything and start: API, workers, private Redis, SQLite
 	exec target/release/vecmill serve
 
-test: compiler redis model postgres ## Fetch what the tests need and run all of them
+test: compiler redis model postgres python ## Fetch what the tests need and run all of them
 	cargo test --workspace
+
+faults: compiler redis postgres python ## Run the whole fault matrix, and print it as a table
+	@mkdir -p target && rm -f target/faults.md
+	VECMILL_FAULTS=full VECMILL_FAULTS_REPORT=$(CURDIR)/target/faults.md \
+		cargo test --test faults -- --nocapture
+	@echo
+	@echo "| fault | stores | runs | nodes | failed | embedded again | recovery, median (s) | worst (s) | lost |"
+	@echo "|---|---|---|---|---|---|---|---|---|"
+	@sort target/faults.md
 
 bench: redis model build ## Measure the whole way of a corpus, with and without the model
 	@echo "with the model:"

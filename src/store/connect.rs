@@ -11,7 +11,7 @@ use sea_orm::{
     },
 };
 
-use super::{Store, StoreError, error::is_sqlite_cannot_open};
+use super::{Store, StoreError, error::is_sqlite_cannot_open, patience::Patient};
 
 /// Connections of one process to Postgres.
 const POSTGRES_CONNECTIONS: u32 = 10;
@@ -32,13 +32,14 @@ impl Store {
     pub async fn connect(dsn: &str, dimension: usize) -> Result<Self, StoreError> {
         if dsn.starts_with("postgresql://") || dsn.starts_with("postgres://") {
             let db = connect_postgres(dsn).await?;
+            let db = Patient::new(db);
             Ok(Self { writer: db.clone(), db, dimension })
         } else if dsn.starts_with("sqlite:") {
             let options = sqlite_options(dsn)?;
             // The writer comes first: it creates the file and switches it to WAL.
             let writer = connect_sqlite(&options, 1).await?;
             let db = connect_sqlite(&options, SQLITE_READERS).await?;
-            Ok(Self { db, writer, dimension })
+            Ok(Self { db: Patient::new(db), writer: Patient::new(writer), dimension })
         } else {
             Err(StoreError::Setup(
                 "the database DSN must start with postgresql:// or sqlite://".to_owned(),

@@ -1,9 +1,9 @@
 //! Bringing the database to the shape that this program needs.
 
 use migration::Migrator;
-use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, Statement};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, Statement, TransactionTrait};
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, write_options};
 
 /// Key of the advisory lock under which one process at a time migrates.
 const MIGRATION_LOCK: i64 = i64::from_be_bytes(*b"vecmill\0");
@@ -13,7 +13,8 @@ impl Store {
     /// components as those of the model. All or nothing; processes that start together take
     /// turns.
     pub async fn migrate(&self) -> Result<(), StoreError> {
-        let transaction = self.begin_write().await?;
+        // Without a limit on time: on a large table an index takes as long as it takes.
+        let transaction = self.writer.inner().begin_with_options(write_options()).await?;
         if transaction.get_database_backend() == DbBackend::Postgres {
             let lock = format!("SELECT pg_advisory_xact_lock({MIGRATION_LOCK})");
             transaction.execute_unprepared(&lock).await?;

@@ -8,6 +8,7 @@ mod dialect;
 mod error;
 mod migrate;
 mod nodes;
+mod patience;
 mod repair;
 mod results;
 mod types;
@@ -15,19 +16,18 @@ mod work;
 
 pub use types::*;
 
-use sea_orm::{
-    DatabaseConnection, DatabaseTransaction, SqliteTransactionMode, TransactionOptions,
-    TransactionTrait,
-};
+use sea_orm::{DatabaseConnection, DatabaseTransaction, SqliteTransactionMode, TransactionOptions};
+
+use patience::Patient;
 
 /// The database. Clones share its connections.
 #[derive(Debug, Clone)]
 pub struct Store {
     /// For reading.
-    db: DatabaseConnection,
+    db: Patient<DatabaseConnection>,
     /// For writing. In Postgres the same as `db`; in SQLite a single connection, so that the
     /// writers of this process queue up in order instead of contending for the file's lock.
-    writer: DatabaseConnection,
+    writer: Patient<DatabaseConnection>,
     /// Components of each vector.
     dimension: usize,
 }
@@ -35,11 +35,14 @@ pub struct Store {
 impl Store {
     /// A transaction that may write, and that reads nothing another writer then changes in
     /// SQLite; in Postgres the caller locks the rows that it depends on.
-    async fn begin_write(&self) -> Result<DatabaseTransaction, StoreError> {
-        let options = TransactionOptions {
-            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
-            ..TransactionOptions::default()
-        };
-        Ok(self.writer.begin_with_options(options).await?)
+    async fn begin_write(&self) -> Result<Patient<DatabaseTransaction>, StoreError> {
+        Ok(self.writer.begin(write_options()).await?)
+    }
+}
+
+fn write_options() -> TransactionOptions {
+    TransactionOptions {
+        sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+        ..TransactionOptions::default()
     }
 }

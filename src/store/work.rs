@@ -4,8 +4,7 @@ use std::collections::HashMap;
 
 use entity::node::{Column, Entity};
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, FromQueryResult, QueryFilter,
-    QuerySelect, Statement,
+    ColumnTrait, ConnectionTrait, EntityTrait, FromQueryResult, QueryFilter, QuerySelect, Statement,
 };
 use serde::Serialize;
 use uuid::Uuid;
@@ -98,7 +97,7 @@ impl Store {
 
 /// The transaction holds the write lock of the file, so that nothing changes in between.
 async fn begin_sqlite(
-    transaction: &DatabaseTransaction,
+    transaction: &impl ConnectionTrait,
     jobs: &[BeginJob],
 ) -> Result<Vec<WorkRow>, StoreError> {
     let jobs: HashMap<(Uuid, &str), bool> =

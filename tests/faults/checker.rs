@@ -25,6 +25,8 @@ pub struct Checked {
     pub nodes: usize,
     /// Of these, `failed`.
     pub failed: usize,
+    /// Acknowledged nodes that did not come to an end.
+    pub lost: usize,
     /// Texts that were embedded, less the vectors that are stored.
     pub embedded_again: usize,
 }
@@ -132,7 +134,8 @@ pub async fn check(site: &Site, expected: &Expected<'_>) -> Checked {
     let rows = rows(&db).await;
     db.close().await.unwrap();
 
-    nothing_is_missing(&rows, expected.ids);
+    let lost = lost(&rows, expected.ids);
+    assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
     let ready = every_vector_is_that_of_its_text(&rows);
     only_bad_texts_fail(&rows, expected);
     dead_letters_name_failed_rows_once(site, &rows);
@@ -147,14 +150,14 @@ pub async fn check(site: &Site, expected: &Expected<'_>) -> Checked {
         assert!(embedded_again <= most, "{embedded_again} embedded again; {most} explained");
     }
     let failed = rows.iter().filter(|row| row.status == "failed").count();
-    Checked { nodes: rows.len(), failed, embedded_again }
+    Checked { nodes: rows.len(), failed, lost: lost.len(), embedded_again }
 }
 
-fn nothing_is_missing(rows: &[Row], ids: &[String]) {
-    let present: HashSet<&str> = rows.iter().map(|row| row.id.as_str()).collect();
-    let missing: Vec<&String> =
-        ids.iter().filter(|id| !present.contains(id.replace('-', "").as_str())).collect();
-    assert!(missing.is_empty(), "acknowledged and gone: {missing:?}");
+/// Acknowledged nodes that are gone or did not come to an end.
+fn lost<'a>(rows: &[Row], ids: &'a [String]) -> Vec<&'a String> {
+    let is_ended = |row: &&Row| ["ready", "failed", "skipped"].contains(&row.status.as_str());
+    let ended: HashSet<&str> = rows.iter().filter(is_ended).map(|row| row.id.as_str()).collect();
+    ids.iter().filter(|id| !ended.contains(id.replace('-', "").as_str())).collect()
 }
 
 /// Answers how many rows are `ready`.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{
     checker::{Expected, check},
-    plan::{Plan, Row, short_or_full},
+    plan::{Plan, Row, is_full, short_or_full},
     proxy::Proxy,
     site::{DEADLINE, Site, Stores, texts},
 };
@@ -29,8 +29,8 @@ async fn behind_a_proxy(of_redis: bool) -> (Site, Proxy) {
 
 async fn cuts(fault: &'static str, of_redis: bool) {
     let mut plan = Plan::new(fault).await;
-    let mut row = Row::new(fault, Stores::Shared.name());
     let (nodes, cuts) = short_or_full((600, 12), (5_989, 150));
+    let mut row = Row::new(format!("{fault}, {cuts} times"), Stores::Shared.name());
     let (mut site, proxy) = behind_a_proxy(of_redis).await;
     let (_, url) = site.start_all(BATCH_TIME).await;
     let (mut ids, mut acknowledged_all) = (Vec::new(), true);
@@ -99,4 +99,31 @@ async fn a_slow_redis_makes_nothing_happen_twice() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_postgres_makes_nothing_happen_twice() {
     slow_replies("slow replies of Postgres", false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_postgres_that_vanishes_holds_nobody_for_ever() {
+    if !is_full() {
+        // It takes longer than the limit on a statement, half a minute.
+        return;
+    }
+    let mut plan = Plan::new("Postgres vanishes without a word").await;
+    let mut row = Row::new("Postgres vanishes without a word", Stores::Shared.name());
+    let nodes = 600;
+    let (mut site, proxy) = behind_a_proxy(false).await;
+    let (_, url) = site.start_all(BATCH_TIME).await;
+    let ids = site.ingest(&url, &texts(nodes)).await;
+    let progress = site.progress().await;
+    progress.reach(plan.pick(8..nodes as u64 / 4)).await;
+    proxy.silence(true);
+    let asked = Instant::now();
+    let client = reqwest::Client::new();
+    let body = serde_json::json!({"classes": ["Test"], "props": {"text": "in vain"}});
+    let answer = client.post(format!("{url}/nodes")).json(&body).send().await.unwrap();
+    println!("refused with {} after {:?}", answer.status(), asked.elapsed());
+    assert_eq!(answer.status(), 503);
+    proxy.silence(false);
+    let recovery = progress.recovery(Instant::now(), nodes as u64).await;
+    row.recovered(recovery.expect("it vanished under load"));
+    row.checked(check(&site, &Expected { ids: &ids, ..Expected::default() }).await);
 }

@@ -15,8 +15,8 @@ const IN_HAND: usize = 8 * 8;
 
 async fn a_worker_killed_again_and_again_loses_nothing(stores: Stores) {
     let mut plan = Plan::new("kill -9 of the worker").await;
-    let mut row = Row::new("`kill -9` of the worker", stores.name());
     let (nodes, kills) = short_or_full((800, 6), (5_989, 25));
+    let mut row = Row::new(format!("`kill -9` of the worker, {kills} in a drain"), stores.name());
     let mut site = Site::new(stores, &[]).await;
     let batch_time = Duration::from_millis(5);
     let (mut worker, url) = site.start_all(batch_time).await;
@@ -51,8 +51,9 @@ async fn a_killed_worker_loses_nothing_on_shared_stores() {
 
 async fn what_was_acknowledged_outlives_the_process_that_said_so(stores: Stores) {
     let mut plan = Plan::new("kill -9 of the API during ingest").await;
-    let mut row = Row::new("`kill -9` of the API during ingest", stores.name());
     let kills = short_or_full(4, 20);
+    let mut row =
+        Row::new(format!("`kill -9` of the API during ingest, {kills} times"), stores.name());
     let mut site = Site::new(stores, &[]).await;
     if stores == Stores::Shared {
         site.start_faulty("worker", Duration::from_millis(1), &[]);

@@ -54,7 +54,7 @@ impl Plan {
 
 /// What the runs of one fault on one pair of stores came to.
 pub struct Row {
-    fault: &'static str,
+    fault: String,
     stores: &'static str,
     runs: Vec<Checked>,
     recoveries: Vec<Duration>,
@@ -62,8 +62,8 @@ pub struct Row {
 
 impl Row {
     /// No runs yet.
-    pub fn new(fault: &'static str, stores: &'static str) -> Self {
-        Self { fault, stores, runs: Vec::new(), recoveries: Vec::new() }
+    pub fn new(fault: impl Into<String>, stores: &'static str) -> Self {
+        Self { fault: fault.into(), stores, runs: Vec::new(), recoveries: Vec::new() }
     }
 
     /// From the end of a fault to the first vector stored after it.
@@ -92,7 +92,7 @@ impl Drop for Row {
         // Writing to a string cannot fail.
         let _ = write!(
             row,
-            "| {} | {} | {} | {} | {} | {} | {} | {} | 0 |",
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} |",
             self.fault,
             self.stores,
             self.runs.len(),
@@ -101,6 +101,7 @@ impl Drop for Row {
             sum(|run| run.embedded_again),
             seconds(self.recoveries.get(self.recoveries.len() / 2)),
             seconds(self.recoveries.last()),
+            sum(|run| run.lost),
         );
         println!("{row}");
         if let Some(report) = std::env::var_os("VECMILL_FAULTS_REPORT") {

@@ -4,7 +4,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -35,6 +35,8 @@ struct Faults {
     delay: AtomicU64,
     /// Connections that were cut.
     cut: AtomicUsize,
+    /// Whether no reply comes through, and no connection ends.
+    silent: AtomicBool,
 }
 
 impl Proxy {
@@ -76,6 +78,11 @@ impl Proxy {
         self.faults.cut.load(Ordering::SeqCst)
     }
 
+    /// Lets no reply through any more, as if the server had vanished; or again.
+    pub fn silence(&self, silent: bool) {
+        self.faults.silent.store(silent, Ordering::SeqCst);
+    }
+
     /// Holds back each piece of a reply for so long, from now on.
     pub fn delay(&self, delay: Duration) {
         self.faults.delay.store(delay.as_millis() as u64, Ordering::SeqCst);
@@ -106,6 +113,9 @@ async fn replies(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, faults: &Fault
         let delay = faults.delay.load(Ordering::SeqCst);
         if delay > 0 {
             tokio::time::sleep(Duration::from_millis(delay)).await;
+        }
+        while faults.silent.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
         let mut passed = read;
         if faults.cuts.load(Ordering::SeqCst) > 0 {

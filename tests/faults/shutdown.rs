@@ -17,8 +17,8 @@ const BATCH_TIME: Duration = Duration::from_millis(15);
 
 async fn sigterm_under_load_loses_nothing_and_wastes_nothing(stores: Stores) {
     let mut plan = Plan::new("SIGTERM under load").await;
-    let mut row = Row::new("SIGTERM under load", stores.name());
     let (nodes, stops) = short_or_full((600, 3), (3_000, 20));
+    let mut row = Row::new(format!("SIGTERM under load, {stops} in a drain"), stores.name());
     // What a process leaves must have been handed back: no lease runs out in the time of a test.
     let settings =
         [("EMBEDDING_LEASE_SECONDS", "600"), ("EMBEDDING_SWEEP_INTERVAL_SECONDS", "600")];
@@ -60,8 +60,9 @@ async fn a_worker_that_is_stopped_loses_nothing_and_wastes_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rolling_restart_under_load_embeds_nothing_twice() {
     let _plan = Plan::new("rolling restart of two workers").await;
-    let mut row = Row::new("rolling restart of 2 workers, 10 times", Stores::Shared.name());
     let rounds = short_or_full(3, 10);
+    let fault = format!("rolling restart of 2 workers, {rounds} times");
+    let mut row = Row::new(fault, Stores::Shared.name());
     let settings =
         [("EMBEDDING_LEASE_SECONDS", "600"), ("EMBEDDING_SWEEP_INTERVAL_SECONDS", "600")];
     let mut site = Site::new(Stores::Shared, &settings).await;
