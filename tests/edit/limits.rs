@@ -1,5 +1,6 @@
 //! Limits and outages: a change that is refused leaves the node as it was.
 
+use futures::future::join_all;
 use serde_json::{Value, json};
 use vecmill::app::Role;
 
@@ -31,7 +32,8 @@ async fn at_a_limit_only_the_same_text_is_let_in() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_is_away_leaves_the_node_as_it_was() {
-    for mut site in Site::of_both_kinds().await {
+    // Each call waits for a while for Redis to come back.
+    let sites = Site::of_both_kinds().await.map(async |mut site: Site| {
         let app = site.api(&[]).await;
         let (id, other) = (node_with(&app, "old").await, node_with(&app, "other").await);
         let before = app.node(&id).await;
@@ -48,7 +50,8 @@ async fn a_redis_that_is_away_leaves_the_node_as_it_was() {
         })
         .await;
         app.stop().await;
-    }
+    });
+    join_all(sites).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
