@@ -2,8 +2,7 @@
 
 use entity::node::{Column, Entity};
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, FromQueryResult, QueryFilter,
-    QuerySelect,
+    ColumnTrait, ConnectionTrait, EntityTrait, FromQueryResult, QueryFilter, QuerySelect,
     sea_query::{Expr, Query},
 };
 use serde_json::Value;
@@ -35,10 +34,8 @@ impl Store {
         let transaction = self.begin_write().await?;
         let patched =
             patch_locked(&transaction, self.dimension, scope, id, patch, on_new_text).await?;
-        match patched {
-            Patched::Done { .. } => transaction.commit().await?,
-            Patched::NotFound | Patched::NewText { .. } => transaction.rollback().await?,
-        }
+        // Unless it is done, nothing was written; the lock is given back at once in any case.
+        transaction.commit().await?;
         Ok(patched)
     }
 
@@ -61,7 +58,7 @@ impl Store {
 }
 
 async fn patch_locked(
-    transaction: &DatabaseTransaction,
+    transaction: &impl ConnectionTrait,
     dimension: usize,
     scope: &TenantScope,
     id: Uuid,
@@ -122,7 +119,7 @@ impl Row {
 /// Reads a node and keeps others from changing it until the transaction ends: by a lock on the row
 /// in Postgres; a transaction that may write has the whole file in SQLite.
 async fn lock(
-    transaction: &DatabaseTransaction,
+    transaction: &impl ConnectionTrait,
     scope: &TenantScope,
     id: Uuid,
 ) -> Result<Option<Row>, StoreError> {
@@ -153,7 +150,7 @@ fn source_of(fields: &Editable) -> TextSource {
 /// Writes the fields that differ; for a node with another text, also the status that it begins
 /// anew with.
 async fn write(
-    transaction: &DatabaseTransaction,
+    transaction: &impl ConnectionTrait,
     id: Uuid,
     old: &Editable,
     new: &Editable,
@@ -186,7 +183,7 @@ async fn write(
 
 /// Writes what was made of the new text; answers the status that the node has with it.
 async fn finish(
-    transaction: &DatabaseTransaction,
+    transaction: &impl ConnectionTrait,
     dimension: usize,
     result: &Result<Vector, Outcome>,
 ) -> Result<NodeStatus, StoreError> {

@@ -18,7 +18,7 @@ if jobs_in_all > tonumber(ARGV[3]) then
   return {'depth'}
 end
 
--- First, because a server that is out of memory refuses it, and then nothing has been counted.
+-- First what a server that is out of memory refuses, so that nothing is counted then.
 redis.call('ZADD', reservations, integer(now_ms() + ARGV[5]), ARGV[6])
 for tenant, jobs in pairs(wanted) do
   charge(tenant, jobs)
