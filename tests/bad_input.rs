@@ -52,15 +52,15 @@ async fn what_is_not_json_is_malformed() {
         node(&deep).into(),
         node(&"{\"a\":".repeat(100_000)).into(),
     ];
-    for path in ["/nodes", "/nodes/batch", "/admin/embedding/requeue"] {
-        let call = format!("POST {path}");
+    let change = format!("PATCH /nodes/{}", Uuid::new_v4());
+    for call in ["POST /nodes", "POST /nodes/batch", "POST /admin/embedding/requeue", &change] {
         let malformed =
-            bodies.iter().map(|body| Case::new(&call, body.clone(), 400, "the body is not JSON"));
+            bodies.iter().map(|body| Case::new(call, body.clone(), 400, "the body is not JSON"));
         api.refuses(malformed.collect()).await;
         let other_types = ["", "text/plain", "application/x-www-form-urlencoded"];
         let case = |content_type| Case {
             content_type,
-            ..Case::new(&call, node("\"x\""), 415, "Content-Type: application/json")
+            ..Case::new(call, node("\"x\""), 415, "Content-Type: application/json")
         };
         api.refuses(other_types.map(case).into()).await;
     }
@@ -193,6 +193,8 @@ async fn what_is_not_there_is_not_found() {
             (format!("POST /nodes/{unknown}/refresh"), "there is no node"),
             (format!("GET /nodes/{known}?tenant_id=other"), "there is no node"),
             (format!("POST /nodes/{known}/refresh?tenant_id=other"), "there is no node"),
+            (format!("DELETE /nodes/{unknown}"), "there is no node"),
+            (format!("DELETE /nodes/{known}?tenant_id=other"), "there is no node"),
             ("GET /nowhere".to_owned(), "nothing at this path"),
             ("POST /nodes/batch/all".to_owned(), "nothing at this path"),
             ("GET /nodes/".to_owned(), "nothing at this path"),
@@ -201,7 +203,8 @@ async fn what_is_not_there_is_not_found() {
         api.refuses(cases.map(|(call, detail)| Case::new(&call, "", 404, detail)).into()).await;
         let not_allowed = [
             ("PUT /nodes", "GET, HEAD, POST"),
-            ("DELETE /nodes/42", "GET, HEAD"),
+            ("DELETE /nodes", "GET, HEAD, POST"),
+            ("PUT /nodes/42", "DELETE, GET, HEAD, PATCH"),
             ("GET /nodes/batch", "POST"),
             ("GET /admin/embedding/requeue", "POST"),
             ("POST /admin/embedding/status", "GET, HEAD"),

@@ -25,6 +25,8 @@ fn every_call_of_the_contract_is_documented_with_its_failures() {
         ("post", "/nodes/batch", "200 202 400 408 413 415 422 429 500 503"),
         ("get", "/nodes", "200 422 500 503"),
         ("get", "/nodes/{id}", "200 404 422 500 503"),
+        ("patch", "/nodes/{id}", "200 202 400 404 408 413 415 422 429 500 503"),
+        ("delete", "/nodes/{id}", "204 404 422 500 503"),
         ("post", "/nodes/{id}/refresh", "202 404 409 422 429 500 503"),
         ("get", "/admin/embedding/status", "200 422 500 503"),
         ("post", "/admin/embedding/requeue", "200 400 408 409 413 415 422 429 500 503"),

@@ -5,6 +5,8 @@ mod common;
 #[path = "store/support.rs"]
 mod support;
 
+#[path = "store/edit.rs"]
+mod edit;
 #[path = "store/migrations.rs"]
 mod migrations;
 #[path = "store/nodes.rs"]

@@ -4,10 +4,12 @@
 pub mod batch;
 pub mod job;
 pub mod node;
+pub mod patch;
 pub mod retry;
 pub mod tenant;
 
 pub use job::{Action, Job, JobDecodeError};
 pub use node::{NewNode, NodeStatus};
+pub use patch::NodePatch;
 pub use retry::{FailureKind, RetryPolicy};
 pub use tenant::{TenantId, TenantScope};

@@ -202,7 +202,7 @@ mod tests {
         let find = |path| paths.find(path).map(|(template, methods)| (template, allow(methods)));
         assert_eq!(find("/nodes"), Some(("/nodes", "GET, HEAD, POST".into())));
         assert_eq!(find("/nodes/batch"), Some(("/nodes/batch", "POST".into())));
-        assert_eq!(find("/nodes/42"), Some(("/nodes/{id}", "GET, HEAD".into())));
+        assert_eq!(find("/nodes/42"), Some(("/nodes/{id}", "DELETE, GET, HEAD, PATCH".into())));
         assert_eq!(find("/nodes/42/refresh"), Some(("/nodes/{id}/refresh", "POST".into())));
         assert_eq!(find("/"), Some(("/", "GET, HEAD".into())));
         assert_eq!(find("/nodes/1/2/3"), None);

@@ -25,6 +25,9 @@ pub trait FromBody: Sized + Send {
     /// What the OpenAPI document shows of it.
     type Schema: Type;
 
+    /// The content types that the OpenAPI document shows.
+    const CONTENT_TYPES: &'static [&'static str] = &["application/json"];
+
     /// Reads the parsed body.
     fn from_body(body: Value, config: &HttpConfig) -> Result<Self, Invalid>;
 }
@@ -45,10 +48,10 @@ impl<'a, T: FromBody> ApiExtractor<'a> for JsonBody<T> {
     fn request_meta() -> Option<MetaRequest> {
         Some(MetaRequest {
             description: None,
-            content: vec![MetaMediaType {
-                content_type: "application/json",
-                schema: T::Schema::schema_ref(),
-            }],
+            content: T::CONTENT_TYPES
+                .iter()
+                .map(|content_type| MetaMediaType { content_type, schema: T::Schema::schema_ref() })
+                .collect(),
             required: true,
         })
     }

@@ -175,7 +175,7 @@ fn describe(status: u16) -> MetaResponse {
         413 => "The body is too large.",
         415 => "The Content-Type is not application/json.",
         422 => "The request is well-formed but invalid; the detail names the field.",
-        429 => "The queue or the tenant is at its limit; nothing was created.",
+        429 => "The queue or the tenant is at its limit; nothing was created or changed.",
         503 => "A part that is needed is away; the detail names it.",
         _ => "A defect; the detail holds the id under which it is in the server's log.",
     };

@@ -54,6 +54,11 @@ impl Fields {
         self.values.remove(name).filter(|value| !value.is_null())
     }
 
+    /// Takes a field that may hold anything, `null` too; `None` when it is absent.
+    pub fn given(&mut self, name: &str) -> Option<Value> {
+        self.values.remove(name)
+    }
+
     /// Takes a field that must be there.
     pub fn required(&mut self, name: &str) -> Result<Value, Invalid> {
         self.any(name).ok_or_else(|| Invalid::new(self.path(name), "is missing"))

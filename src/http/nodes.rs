@@ -1,4 +1,4 @@
-//! `/nodes`: take nodes in, show them, embed them again.
+//! `/nodes`: take nodes in, show them, change and delete them, embed them again.
 
 use poem::web::Data;
 use poem_openapi::{ApiResponse, OpenApi, payload::Json};
@@ -11,11 +11,11 @@ use super::{
     params::{HasEmbedding, IncludeEmbedding, Limit, Offset, Path, Query},
     requests::NodeBatch,
     server::Tag,
-    types::{BatchAnswer, BatchRefused, BatchResult, NodeAccepted},
+    types::{BatchAnswer, BatchRefused, BatchResult, NodeAccepted, NodeChanged},
     views::{Node, NodePage, RefreshAnswer},
 };
 use crate::{
-    domain::{NewNode, NodeStatus, TenantId, TenantScope},
+    domain::{NewNode, NodePatch, NodeStatus, TenantId, TenantScope},
     runtime::Runtime,
     store::NodeFilter,
 };
@@ -37,11 +37,18 @@ impl Fails for ListFails {
     const STATUSES: &'static [u16] = &[422, 500, 503];
 }
 
-/// How a read of one node fails.
+/// How a read or the deletion of one node fails.
 pub struct ReadFails;
 
 impl Fails for ReadFails {
     const STATUSES: &'static [u16] = &[404, 422, 500, 503];
+}
+
+/// How a change of one node fails.
+pub struct UpdateFails;
+
+impl Fails for UpdateFails {
+    const STATUSES: &'static [u16] = &[400, 404, 408, 413, 415, 422, 429, 500, 503];
 }
 
 /// How a refresh fails.
@@ -87,6 +94,25 @@ pub enum ReadResponse {
     /// The node.
     #[oai(status = 200)]
     Node(Json<Node>),
+}
+
+/// The answer to a change.
+#[derive(ApiResponse)]
+pub enum UpdateResponse {
+    /// The node has another text, and will be embedded again.
+    #[oai(status = 202)]
+    Accepted(Json<NodeChanged>),
+    /// The text is as it was, or is embedded already (`EMBEDDING_ASYNC=false`).
+    #[oai(status = 200)]
+    Done(Json<NodeChanged>),
+}
+
+/// The answer to a deletion.
+#[derive(ApiResponse)]
+pub enum DeleteResponse {
+    /// The node is gone.
+    #[oai(status = 204)]
+    Deleted,
 }
 
 /// The answer to a refresh.
@@ -211,6 +237,47 @@ impl NodesApi {
         let include = include_embedding.0.is_some_and(|wanted| wanted.0);
         let node = runtime.node(scope, id.0, include).await?;
         Ok(ReadResponse::Node(Json(node.into())))
+    }
+
+    /// Change a node
+    ///
+    /// The body is a JSON merge patch (RFC 7396) of the node's `props`, `metadata` and
+    /// `payload_ref`. A change of the text makes the node `queued`, and its vector follows; until
+    /// then the old one stays. With the same text it keeps its vector and status. A limit or an
+    /// outage fails the request, and then nothing is changed.
+    #[oai(path = "/nodes/:id", method = "patch", operation_id = "update_node")]
+    async fn update(
+        &self,
+        Data(runtime): Data<&Runtime>,
+        /// The node.
+        id: Path<Uuid>,
+        /// The tenant that must own it; any when absent.
+        tenant_id: Query<TenantId>,
+        patch: JsonBody<NodePatch>,
+    ) -> Result<UpdateResponse, Failure<UpdateFails>> {
+        let scope = TenantScope::from_optional(tenant_id.0);
+        let node = NodeChanged::from(runtime.edit(scope, id.0, patch.0).await?);
+        Ok(match node.job_id {
+            Some(_) => UpdateResponse::Accepted(Json(node)),
+            None => UpdateResponse::Done(Json(node)),
+        })
+    }
+
+    /// Delete a node
+    ///
+    /// Its jobs end with it.
+    #[oai(path = "/nodes/:id", method = "delete", operation_id = "delete_node")]
+    async fn delete(
+        &self,
+        Data(runtime): Data<&Runtime>,
+        /// The node.
+        id: Path<Uuid>,
+        /// The tenant that must own it; any when absent.
+        tenant_id: Query<TenantId>,
+    ) -> Result<DeleteResponse, Failure<ReadFails>> {
+        let scope = TenantScope::from_optional(tenant_id.0);
+        runtime.delete(scope, id.0).await?;
+        Ok(DeleteResponse::Deleted)
     }
 
     /// Embed a node again

@@ -7,10 +7,10 @@ use super::{
     body::FromBody,
     fields::{Fields, Invalid, refuse_nul},
     limits::{CLASS_MAX_CHARS, CLASSES_MAX, HttpConfig, REQUEUE_MAX},
-    types::{BatchRequest, NodeRequest, RequeueRequest},
+    types::{BatchRequest, NodeRequest, PatchRequest, RequeueRequest},
 };
 use crate::{
-    domain::{NewNode, NodeStatus, TenantId, TenantScope},
+    domain::{NewNode, NodePatch, NodeStatus, TenantId, TenantScope},
     store::RequeueFilter,
 };
 
@@ -62,6 +62,35 @@ impl FromBody for NewNode {
 
     fn from_body(body: Value, _config: &HttpConfig) -> Result<Self, Invalid> {
         read_node(body, "", &TenantId::default())
+    }
+}
+
+impl FromBody for NodePatch {
+    type Schema = PatchRequest;
+
+    const CONTENT_TYPES: &'static [&'static str] =
+        &["application/json", "application/merge-patch+json"];
+
+    fn from_body(body: Value, _config: &HttpConfig) -> Result<Self, Invalid> {
+        refuse_nul(&body, "")?;
+        let mut fields = Fields::of(body, "")?;
+        let props = match fields.given("props") {
+            None => None,
+            Some(Value::Object(props)) => Some(props),
+            Some(_) => return Err(Invalid::new("props", "must be an object")),
+        };
+        let payload_ref = match fields.given("payload_ref") {
+            None => None,
+            Some(Value::Null) => Some(String::new()),
+            Some(Value::String(place)) => Some(place),
+            Some(_) => return Err(Invalid::new("payload_ref", "must be a string or null")),
+        };
+        let patch = Self { props, metadata: fields.given("metadata"), payload_ref };
+        if patch == Self::default() {
+            let rule = "must hold at least one of props, metadata and payload_ref";
+            return Err(Invalid::new("", rule));
+        }
+        Ok(patch)
     }
 }
 
@@ -186,6 +215,10 @@ mod tests {
         RequeueOrder::from_body(body, &HttpConfig::default()).map_err(|invalid| invalid.to_string())
     }
 
+    fn patch(body: Value) -> Result<NodePatch, String> {
+        NodePatch::from_body(body, &HttpConfig::default()).map_err(|invalid| invalid.to_string())
+    }
+
     fn field_of(error: &str) -> &str {
         error.split_once(": ").unwrap().0
     }
@@ -232,6 +265,35 @@ mod tests {
         for (field, body) in cases {
             let error = node(body.clone()).unwrap_err();
             assert_eq!(field_of(&error), field, "{body}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_patch_tells_null_from_absent() {
+        let read = patch(json!({"props": {"a": null}, "unknown": 1})).unwrap();
+        assert_eq!((read.props.unwrap()["a"].clone(), read.metadata), (Value::Null, None));
+        assert_eq!(read.payload_ref, None);
+        let read = patch(json!({"metadata": null, "payload_ref": null})).unwrap();
+        assert_eq!((read.props, read.metadata), (None, Some(Value::Null)));
+        assert_eq!(read.payload_ref.as_deref(), Some(""));
+        assert_eq!(patch(json!({"payload_ref": "a"})).unwrap().payload_ref.as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn every_rule_of_a_patch_names_its_field() {
+        for (field, body) in [
+            ("body", json!({})),
+            ("body", json!({"classes": ["a"]})),
+            ("body", json!(null)),
+            ("props", json!({"props": null})),
+            ("props", json!({"props": []})),
+            ("props", json!({"props": "text"})),
+            ("props.a[0]", json!({"props": {"a": ["\0"]}})),
+            ("metadata", json!({"metadata": {"\0": 1}})),
+            ("payload_ref", json!({"payload_ref": 1})),
+            ("payload_ref", json!({"payload_ref": "a\0"})),
+        ] {
+            assert_eq!(field_of(&patch(body).unwrap_err()), field);
         }
     }
 

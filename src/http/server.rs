@@ -35,7 +35,7 @@ const DOCS_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; \
 /// Groups of calls.
 #[derive(Tags)]
 pub enum Tag {
-    /// Take nodes in, show them, embed them again.
+    /// Take nodes in, show them, change them, embed them again.
     Nodes,
     /// See what the queue does, and mend it.
     Admin,

@@ -124,6 +124,46 @@ impl Example for NodeRequest {
     }
 }
 
+/// Changes to a node, as a JSON merge patch (RFC 7396): members that are given replace, members
+/// that are `null` are removed, objects are merged, and what is absent stays. At least one of the
+/// three fields is needed.
+#[derive(Debug, Clone, Object)]
+#[oai(rename = "NodePatch", example)]
+pub struct PatchRequest {
+    /// Merged into the properties.
+    pub props: Option<JsonObject>,
+    /// Merged into the metadata; null removes it.
+    pub metadata: Option<Value>,
+    /// Where the text lies when it is not in `props`; null or an empty string removes it.
+    #[oai(nullable, validator(pattern = r"^[^\u0000]*$"))]
+    pub payload_ref: Option<String>,
+}
+
+impl Example for PatchRequest {
+    fn example() -> Self {
+        let text = Map::from_iter([("text".to_owned(), "Eleven years of Rust".into())]);
+        Self { props: Some(JsonObject(text)), metadata: None, payload_ref: None }
+    }
+}
+
+/// A node that was changed.
+#[derive(Debug, Clone, Object)]
+pub struct NodeChanged {
+    /// The id of the node.
+    pub id: Uuid,
+    /// Its status now.
+    pub embedding_status: Status,
+    /// The job that will embed its new text; null when the text is as it was, and without a queue.
+    #[oai(nullable)]
+    pub job_id: Option<String>,
+}
+
+impl From<Accepted> for NodeChanged {
+    fn from(node: Accepted) -> Self {
+        Self { id: node.id, embedding_status: node.status.into(), job_id: node.job_id }
+    }
+}
+
 /// Nodes to be taken in together.
 #[derive(Debug, Clone, Object)]
 #[oai(rename = "NewNodes")]

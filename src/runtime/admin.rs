@@ -77,8 +77,9 @@ impl Runtime {
         let jobs: Vec<Job> = nodes
             .iter()
             .map(|node| {
-                // A job to embed is done at once when the vector is there.
-                let action = if node.has_embedding { Action::Refresh } else { Action::Embed };
+                // A job to embed is done at once when the vector of the text is there.
+                let action =
+                    if node.has_current_embedding { Action::Refresh } else { Action::Embed };
                 Job::new(node.id, node.tenant_id.clone(), action, now)
             })
             .collect();

@@ -149,6 +149,21 @@ impl Runtime {
     }
 }
 
+/// Does the work of a request in a task of its own: a client that hangs up must not stop it
+/// half-way.
+pub(super) async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, RuntimeError>> + Send + 'static,
+) -> Result<T, RuntimeError> {
+    match tokio::spawn(work).await {
+        Ok(outcome) => outcome,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Only the end of the process cancels it.
+            Err(_) => Err(RuntimeError::Embedder),
+        },
+    }
+}
+
 async fn answer_in_time<E: std::error::Error>(
     part: &str,
     ping: impl Future<Output = Result<(), E>>,

@@ -7,11 +7,11 @@ use tracing::warn;
 use super::{
     api::{Accepted, RuntimeError},
     context::unix_now,
-    handle::{Mode, Parts, Runtime},
+    handle::{Mode, Parts, Runtime, to_the_end},
 };
 use crate::{
     domain::{Action, Job, NewNode, NodeStatus, TenantId},
-    queue::{Admission, Limits, Queue},
+    queue::{Admission, Limits, Queue, Reservation},
     telemetry::{Chain, metrics},
 };
 
@@ -22,23 +22,47 @@ impl Runtime {
             return Ok(Vec::new());
         }
         let parts = Arc::clone(&self.parts);
-        // A client that hangs up must not stop this half-way: a task of its own goes on.
-        let task = tokio::spawn(async move {
+        to_the_end(async move {
             match &parts.mode {
                 Mode::Inline(embedder) => embedder.ingest(&parts.store, nodes).await,
                 Mode::Queued { queue, limits, .. } => {
                     enqueue_new(&parts, queue, *limits, nodes).await
                 }
             }
-        });
-        match task.await {
-            Ok(outcome) => outcome,
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                // Only the end of the process cancels it.
-                Err(_) => Err(RuntimeError::Embedder),
-            },
+        })
+        .await
+    }
+}
+
+/// Counts the jobs of a request, as many of each tenant as `jobs` says, or refuses all of them.
+pub(super) async fn reserve(
+    parts: &Parts,
+    queue: &Queue,
+    limits: Limits,
+    jobs: &BTreeMap<&TenantId, u64>,
+) -> Result<Reservation, RuntimeError> {
+    let wanted = jobs.values().sum::<u64>() as usize;
+    match queue.reserve(jobs, limits).await? {
+        Admission::Admitted(reservation) => Ok(reservation),
+        Admission::QueueFull => {
+            metrics::nodes_rejected("queue", wanted);
+            Err(RuntimeError::QueueFull { limit: limits.max_depth, retry_after: parts.retry_after })
         }
+        Admission::TenantFull(tenant) => {
+            metrics::nodes_rejected("tenant", wanted);
+            Err(RuntimeError::TenantFull {
+                tenant,
+                limit: limits.tenant_max_pending,
+                retry_after: parts.retry_after,
+            })
+        }
+    }
+}
+
+/// Gives a reservation back that will not be used.
+pub(super) async fn cancel(queue: &Queue, reservation: &Reservation) {
+    if let Err(error) = queue.cancel(reservation).await {
+        warn!(error = %Chain(&error), "a reservation is left to run out");
     }
 }
 
@@ -52,28 +76,9 @@ async fn enqueue_new(
     for node in &nodes {
         *by_tenant.entry(&node.tenant_id).or_default() += 1;
     }
-    let reservation = match queue.reserve(&by_tenant, limits).await? {
-        Admission::Admitted(reservation) => reservation,
-        Admission::QueueFull => {
-            metrics::nodes_rejected("queue", nodes.len());
-            return Err(RuntimeError::QueueFull {
-                limit: limits.max_depth,
-                retry_after: parts.retry_after,
-            });
-        }
-        Admission::TenantFull(tenant) => {
-            metrics::nodes_rejected("tenant", nodes.len());
-            return Err(RuntimeError::TenantFull {
-                tenant,
-                limit: limits.tenant_max_pending,
-                retry_after: parts.retry_after,
-            });
-        }
-    };
+    let reservation = reserve(parts, queue, limits, &by_tenant).await?;
     if let Err(error) = parts.store.insert_nodes(&nodes, NodeStatus::Queued).await {
-        if let Err(error) = queue.cancel(&reservation).await {
-            warn!(error = %Chain(&error), "a reservation is left to run out");
-        }
+        cancel(queue, &reservation).await;
         return Err(error.into());
     }
     let now = unix_now();

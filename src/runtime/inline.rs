@@ -4,6 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::oneshot;
 use tracing::error;
+use uuid::Uuid;
 
 use super::{
     api::{Accepted, RuntimeError},
@@ -14,16 +15,12 @@ use super::{
 use crate::{
     domain::{NewNode, NodeStatus, batch::plan, node::text_of_props},
     inference::{BackendThread, EmbedError, Encoding, Model},
-    store::{Outcome, Store, Vector},
+    store::{Outcome, Store, TextSource, Vector},
     telemetry::{Chain, metrics},
 };
 
 /// The name of the inference thread.
 const THREAD: &str = "inline-embedder";
-
-fn outcome(node: &NewNode, status: NodeStatus, error: String) -> Outcome {
-    Outcome { id: node.id, status, error, attempts: 0 }
-}
 
 /// A text and its vector.
 struct Embedded {
@@ -57,11 +54,51 @@ impl InlineEmbedder {
         store: &Store,
         nodes: Vec<NewNode>,
     ) -> Result<Vec<Accepted>, RuntimeError> {
-        let texts: Vec<Option<String>> =
-            nodes.iter().map(|node| text_of_props(&node.props).map(str::to_owned)).collect();
-        let with_text: Vec<usize> = (0..texts.len()).filter(|&i| texts[i].is_some()).collect();
-        let encoded = encode_all(&self.model, texts.into_iter().flatten().collect()).await;
+        let texts = nodes.iter().map(|node| text_of_props(&node.props).map(str::to_owned));
+        let with_text: Vec<usize> =
+            (0..nodes.len()).filter(|&i| text_of_props(&nodes[i].props).is_some()).collect();
+        let embeddings = self.embed_texts(texts.flatten().collect()).await?;
+        let mut embeddings = with_text.into_iter().zip(embeddings).peekable();
+        let rows: Vec<(NewNode, Result<Vector, Outcome>)> = nodes
+            .into_iter()
+            .enumerate()
+            .map(|(i, node)| {
+                let embedding = embeddings.next_if(|(index, _)| *index == i);
+                let embedding = embedding.map(|(_, embedding)| embedding);
+                let result = self.result(node.id, node.payload_ref.is_some(), embedding);
+                (node, result)
+            })
+            .collect();
+        store.insert_ready(&rows).await?;
+        metrics::nodes_ingested(rows.len());
+        Ok(rows
+            .into_iter()
+            .map(|(node, result)| Accepted {
+                id: node.id,
+                tenant_id: node.tenant_id,
+                status: result.map_or_else(|outcome| outcome.status, |_| NodeStatus::Ready),
+                job_id: None,
+            })
+            .collect())
+    }
 
+    /// Embeds the text of a node that is there, and writes nothing.
+    pub(super) async fn embed_source(
+        &self,
+        id: Uuid,
+        source: &TextSource,
+    ) -> Result<Result<Vector, Outcome>, RuntimeError> {
+        let texts = source.text.iter().cloned().collect();
+        let embedding = self.embed_texts(texts).await?.pop();
+        Ok(self.result(id, source.payload_ref.is_some(), embedding))
+    }
+
+    /// One answer a text, in order: its vector, or why it has none.
+    async fn embed_texts(
+        &self,
+        texts: Vec<String>,
+    ) -> Result<Vec<Result<Embedded, String>>, RuntimeError> {
+        let encoded = encode_all(&self.model, texts).await;
         let mut embeddings: Vec<Result<Embedded, String>> = Vec::new();
         let counts: Vec<usize> = encoded
             .iter()
@@ -83,43 +120,25 @@ impl InlineEmbedder {
                 embeddings[i] = Err(error.to_string());
             }
         }
-        let mut embeddings = with_text.into_iter().zip(embeddings).peekable();
-        let rows: Vec<(NewNode, Result<Vector, Outcome>)> = nodes
-            .into_iter()
-            .enumerate()
-            .map(|(i, node)| {
-                let result = match embeddings.next_if(|(index, _)| *index == i) {
-                    Some((_, embedding)) => self.result(&node, embedding),
-                    None => {
-                        let reason = reason_without_text(node.payload_ref.is_some());
-                        Err(outcome(&node, NodeStatus::Skipped, reason.to_owned()))
-                    }
-                };
-                (node, result)
-            })
-            .collect();
-        store.insert_ready(&rows).await?;
-        metrics::nodes_ingested(rows.len());
-        Ok(rows
-            .into_iter()
-            .map(|(node, result)| Accepted {
-                id: node.id,
-                tenant_id: node.tenant_id,
-                status: result.map_or_else(|outcome| outcome.status, |_| NodeStatus::Ready),
-                job_id: None,
-            })
-            .collect())
+        Ok(embeddings)
     }
 
+    /// What is written for a node; `embedding` is `None` when it has no text.
     fn result(
         &self,
-        node: &NewNode,
-        embedding: Result<Embedded, String>,
+        id: Uuid,
+        has_payload_ref: bool,
+        embedding: Option<Result<Embedded, String>>,
     ) -> Result<Vector, Outcome> {
+        let outcome = |status, error| Outcome { id, status, error, attempts: 0, begun: true };
+        let Some(embedding) = embedding else {
+            let reason = reason_without_text(has_payload_ref);
+            return Err(outcome(NodeStatus::Skipped, reason.to_owned()));
+        };
         let Embedded { text, truncated, values } =
-            embedding.map_err(|reason| outcome(node, NodeStatus::Failed, reason))?;
+            embedding.map_err(|reason| outcome(NodeStatus::Failed, reason))?;
         Ok(Vector {
-            id: node.id,
+            id,
             source_hash: source_hash(&self.model, &text),
             text,
             values,

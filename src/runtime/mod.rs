@@ -5,6 +5,7 @@ mod api;
 mod batch;
 mod context;
 mod dispatcher;
+mod edit;
 mod embedder;
 mod endings;
 mod finish;

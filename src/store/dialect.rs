@@ -167,6 +167,18 @@ pub(super) fn has_embedding() -> SimpleExpr {
     Expr::cust("embedding IS NOT NULL")
 }
 
+/// Stands in `embedding_source_hash` of a row whose text was changed since its vector was made. No
+/// hash is like it, so that the next embedding takes the text for another one.
+pub(super) const STALE: &str = "stale";
+
+/// That a vector is stored, and not known to be one of an older text.
+pub(super) fn has_current_embedding() -> SimpleExpr {
+    // Spelled out, because a parameter has no type here.
+    Expr::cust(format!(
+        "(embedding IS NOT NULL AND embedding_source_hash IS DISTINCT FROM '{STALE}')"
+    ))
+}
+
 /// That the row is in the scope; rows without a tenant are the default tenant's.
 pub(super) fn in_scope(scope: &TenantScope) -> Condition {
     match scope.tenant() {

@@ -5,6 +5,7 @@
 
 mod connect;
 mod dialect;
+mod edit;
 mod error;
 mod migrate;
 mod nodes;

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::{
     Candidate, RequeueFilter, Store, StoreError,
-    dialect::{Kind, has_embedding, in_scope, status_of, tenant_of, to_json},
+    dialect::{Kind, has_current_embedding, in_scope, status_of, tenant_of, to_json},
 };
 use crate::domain::{NodeStatus, TenantId, TenantScope};
 
@@ -29,7 +29,7 @@ impl Store {
             wanted = wanted.filter(Column::EmbeddingStatus.eq(status.as_str()));
         }
         if filter.only_missing_embedding {
-            wanted = wanted.filter(has_embedding().not());
+            wanted = wanted.filter(has_current_embedding().not());
         }
         let wanted =
             wanted.order_by_asc(Column::CreatedAt).order_by_asc(Column::Id).limit(filter.limit);
@@ -57,8 +57,8 @@ impl Store {
         self.candidates(wanted).await
     }
 
-    /// Marks nodes that have a vector, and are `queued` or `failed` all the same, as `ready`;
-    /// answers how many.
+    /// Marks nodes that have a vector of their current text, and are `queued` or `failed` all the
+    /// same, as `ready`; answers how many.
     pub async fn backfill_ready(
         &self,
         scope: &TenantScope,
@@ -70,7 +70,7 @@ impl Store {
             .col_expr(Column::EmbeddingError, Expr::cust("NULL"))
             .col_expr(Column::UpdatedAt, Expr::cust(dialect.now()))
             .filter(in_scope(scope))
-            .filter(has_embedding())
+            .filter(has_current_embedding())
             .filter(
                 Column::EmbeddingStatus
                     .is_in([NodeStatus::Queued.as_str(), NodeStatus::Failed.as_str()]),
@@ -131,7 +131,7 @@ impl Store {
             .filter(self.dialect().tenant_is_valid())
             .select_only()
             .columns([Column::Id, Column::TenantId, Column::EmbeddingStatus])
-            .expr_as(has_embedding(), "has_embedding")
+            .expr_as(has_current_embedding(), "has_current_embedding")
             .expr_as(Expr::cust(self.dialect().changed()), "changed")
             .into_model()
             .all(&self.db)
@@ -145,7 +145,7 @@ struct CandidateRow {
     id: Uuid,
     tenant_id: Option<String>,
     embedding_status: String,
-    has_embedding: bool,
+    has_current_embedding: bool,
     changed: Option<String>,
 }
 
@@ -155,7 +155,7 @@ impl CandidateRow {
             id: self.id,
             tenant_id: tenant_of(self.tenant_id)?,
             status: status_of(&self.embedding_status),
-            has_embedding: self.has_embedding,
+            has_current_embedding: self.has_current_embedding,
             changed: self.changed,
         })
     }

@@ -117,7 +117,7 @@ pub struct TextRow {
 }
 
 /// A vector to store.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Vector {
     /// The node.
     pub id: Uuid,
@@ -134,7 +134,7 @@ pub struct Vector {
 }
 
 /// A node that leaves `processing` without a vector.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
     /// The node.
     pub id: Uuid,
@@ -144,6 +144,52 @@ pub struct Outcome {
     pub error: String,
     /// Failed attempts so far.
     pub attempts: u32,
+    /// Whether the row was marked `processing` for this. If it is `queued` again by now, its text
+    /// was changed or another worker has its turn, and this is no longer about it.
+    pub begun: bool,
+}
+
+/// What a node's vector is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TextSource {
+    /// Its text by the rule of [`crate::domain::node::text_of_props`]; `None` when there is none.
+    pub text: Option<String>,
+    /// Where its text lies outside the database, if it does.
+    pub payload_ref: Option<String>,
+}
+
+/// What to do with a change that gives a node another text.
+#[derive(Debug, Clone, Copy)]
+pub enum OnNewText<'a> {
+    /// Write nothing.
+    Ask,
+    /// Write it, and mark the node `queued`.
+    Queue,
+    /// Write it together with what was made of this text, if it still is this one.
+    Store(&'a TextSource, &'a Result<Vector, Outcome>),
+}
+
+/// What became of a change.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Patched {
+    /// There is no such node in the scope.
+    NotFound,
+    /// The node would get this text, and nothing was written.
+    NewText {
+        /// Who owns the node.
+        tenant_id: TenantId,
+        /// The text.
+        source: TextSource,
+    },
+    /// The change is durable.
+    Done {
+        /// Who owns the node.
+        tenant_id: TenantId,
+        /// The node's status now.
+        status: NodeStatus,
+        /// Whether it has another text now.
+        has_new_text: bool,
+    },
 }
 
 /// Which nodes an operator wants enqueued.
@@ -155,7 +201,7 @@ pub struct RequeueFilter {
     pub node_ids: Option<Vec<Uuid>>,
     /// Those in this status; any status when `None`.
     pub status: Option<NodeStatus>,
-    /// Only nodes without a vector.
+    /// Only nodes without a vector of their current text.
     pub only_missing_embedding: bool,
     /// Nodes at most, oldest first.
     pub limit: u64,
@@ -170,8 +216,8 @@ pub struct Candidate {
     pub tenant_id: TenantId,
     /// Its status when it was read.
     pub status: NodeStatus,
-    /// Whether a vector is stored.
-    pub has_embedding: bool,
+    /// Whether a vector is stored that is not known to be one of an older text.
+    pub has_current_embedding: bool,
     /// Another text after each change of the row.
     pub changed: Option<String>,
 }

@@ -51,6 +51,12 @@ pub fn faulty_model(
     Model { backend: Arc::new(FaultyBackend { fault: Box::new(fault) }), ..hash_model() }
 }
 
+/// The vector that the `hash` model makes of a text.
+pub fn vector_of(text: &str) -> Vec<f32> {
+    let model = hash_model();
+    model.backend.embed(&[model.encoder.encode(text).unwrap()]).unwrap().remove(0)
+}
+
 /// The token ids that the `hash` model makes of a word.
 pub fn ids_of(word: &str) -> Vec<u32> {
     hash_model().encoder.encode(word).unwrap().ids
@@ -148,6 +154,21 @@ impl TestApp {
         let response = request.send().await.unwrap();
         let status = response.status();
         (status, response.json().await.unwrap_or(Value::Null))
+    }
+
+    /// PATCHes JSON to a path; the status and the JSON answer.
+    pub async fn patch(&self, path: &str, body: &Value) -> (StatusCode, Value) {
+        let request = self.client.patch(format!("{}{path}", self.base)).json(body);
+        let response = request.send().await.unwrap();
+        let status = response.status();
+        (status, response.json().await.unwrap_or(Value::Null))
+    }
+
+    /// DELETEs a path; the status and the body of the answer.
+    pub async fn delete(&self, path: &str) -> (StatusCode, String) {
+        let response = self.client.delete(format!("{}{path}", self.base)).send().await.unwrap();
+        let status = response.status();
+        (status, response.text().await.unwrap())
     }
 
     /// Sends nodes with these texts for one tenant; their ids.

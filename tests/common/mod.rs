@@ -11,7 +11,7 @@ mod redis;
 
 use std::time::{Duration, Instant};
 
-pub use app::{TestApp, faulty_model, hash_model, ids_of, with_short_intervals};
+pub use app::{TestApp, faulty_model, hash_model, ids_of, vector_of, with_short_intervals};
 pub use postgres::TestPostgres;
 pub use program::{Program, send_signal};
 pub use redis::{TestRedis, redis_cli};

@@ -5,22 +5,13 @@ use std::collections::{BTreeMap, HashMap};
 use futures::future::join_all;
 use vecmill::{
     domain::TenantId,
-    queue::{Admission, Enqueued, Limits, Recount, Reservation},
+    queue::{Admission, Enqueued, Limits, Recount},
 };
 
 use crate::support::{LEASE, TestQueue, claimed_nodes, held, job, jobs, nodes, same_node, tenant};
 
-const NO_LIMITS: Limits = Limits { max_depth: 1_000_000, tenant_max_pending: 0 };
-
 async fn reserve(test: &TestQueue, of_tenant: &TenantId, n: u64, limits: Limits) -> Admission {
     test.queue.reserve(&BTreeMap::from([(of_tenant, n)]), limits).await.unwrap()
-}
-
-async fn reserved(test: &TestQueue, of_tenant: &TenantId, n: u64) -> Reservation {
-    match reserve(test, of_tenant, n, NO_LIMITS).await {
-        Admission::Admitted(reservation) => reservation,
-        refused => panic!("{refused:?}"),
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -80,8 +71,8 @@ async fn a_refused_request_leaves_nothing_behind() {
 async fn publishing_uses_the_reservation_and_cancelling_gives_it_back() {
     let test = TestQueue::start().await;
     let acme = tenant("acme");
-    let published = reserved(&test, &acme, 2).await;
-    let cancelled = reserved(&test, &acme, 3).await;
+    let published = test.reserved(&acme, 2).await;
+    let cancelled = test.reserved(&acme, 3).await;
     assert_eq!(test.count("acme"), "5");
     assert_eq!(test.depths().await, [0, 0, 0, 0], "nothing waits yet");
 
@@ -104,7 +95,7 @@ async fn publishing_uses_the_reservation_and_cancelling_gives_it_back() {
 async fn publishing_passes_over_a_node_that_has_a_live_job() {
     let test = TestQueue::start().await;
     let (live, new) = (test.enqueue_one("acme").await, job("acme"));
-    let reservation = reserved(&test, &tenant("acme"), 2).await;
+    let reservation = test.reserved(&tenant("acme"), 2).await;
     let again = same_node(&live);
     assert_eq!(test.queue.publish(&reservation, &[again, new]).await.unwrap(), 1);
     assert_eq!(test.depths().await, [2, 0, 0, 0]);
@@ -127,7 +118,7 @@ async fn a_reservation_that_was_never_published_gives_its_counts_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_sweep_too_gives_back_what_a_dead_process_reserved() {
     let test = TestQueue::start().await;
-    reserved(&test, &tenant("lost"), 10).await;
+    test.reserved(&tenant("lost"), 10).await;
     let no_tenants = HashMap::new();
     let recount = || test.queue.recount(LEASE, &no_tenants);
     assert!(matches!(recount().await.unwrap(), Recount::Done { tenant_counts: 0, .. }));
@@ -141,9 +132,9 @@ async fn the_sweep_too_gives_back_what_a_dead_process_reserved() {
 async fn a_reservation_that_ran_out_can_still_be_published() {
     let test = TestQueue::start().await;
     let (slow, other) = (tenant("slow"), tenant("other"));
-    let reservation = reserved(&test, &slow, 2).await;
+    let reservation = test.reserved(&slow, 2).await;
     test.expire_reservations();
-    reserved(&test, &other, 1).await;
+    test.reserved(&other, 1).await;
     assert_eq!(test.count("slow"), "");
     let new = jobs("slow", 2);
     assert_eq!(test.queue.publish(&reservation, &new).await.unwrap(), 2);

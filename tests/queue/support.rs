@@ -1,18 +1,20 @@
 //! A queue on a Redis of its own, and the jobs to put into it.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use uuid::Uuid;
 use vecmill::{
     config::Settings,
     domain::{Action, Job, TenantId},
-    queue::{Claimed, Enqueued, Lease, Queue},
+    queue::{Admission, Claimed, Enqueued, Lease, Limits, Queue, Reservation},
 };
 
 use crate::common::TestRedis;
 
 /// Longer than any test.
 pub const LEASE: Duration = Duration::from_secs(600);
+/// Room for everything.
+pub const NO_LIMITS: Limits = Limits { max_depth: 1_000_000, tenant_max_pending: 0 };
 /// For whatever a server does by itself.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -48,6 +50,14 @@ impl TestQueue {
         let job = job(tenant);
         self.enqueue(std::slice::from_ref(&job)).await;
         job
+    }
+
+    /// Reserves room for jobs of a tenant.
+    pub async fn reserved(&self, tenant: &TenantId, jobs: u64) -> Reservation {
+        match self.queue.reserve(&BTreeMap::from([(tenant, jobs)]), NO_LIMITS).await.unwrap() {
+            Admission::Admitted(reservation) => reservation,
+            refused => panic!("{refused:?}"),
+        }
     }
 
     /// Claims without tenant limits.
@@ -121,7 +131,9 @@ impl TestQueue {
     /// Nothing is left but dead letters.
     pub async fn assert_at_rest(&self) {
         assert_eq!(self.depths().await[..3], [0, 0, 0]);
-        for pattern in ["*pending*", "*inflight*", "*leases*", "*reservations*", "*started*"] {
+        for pattern in
+            ["*pending*", "*inflight*", "*leases*", "*reservations*", "*started*", "*changed*"]
+        {
             assert_eq!(self.redis.cli(&["KEYS", pattern]), "");
         }
     }

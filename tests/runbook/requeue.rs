@@ -163,6 +163,30 @@ async fn nodes_that_have_a_vector_are_marked_and_not_embedded_for_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_vector_of_an_older_text_is_none_that_a_node_may_be_marked_ready_for() {
+    let deployment = Deployment::start(&[]).await;
+    let ids = deployment.ready_nodes("default", 3).await;
+    let body = json!({"props": {"text": "the new text"}});
+    let (status, said) = deployment.api.patch(&format!("/nodes/{}", ids[1]), &body).await;
+    assert_eq!(status.as_u16(), 202, "{said}");
+    deployment.redis.flush();
+    deployment.sql("UPDATE nodes SET embedding_status = 'queued'").await;
+
+    assert_eq!(deployment.requeue(QUEUED).await, answer(2, 1, 1));
+    assert_eq!(deployment.api.count("ready").await, 2);
+    let changed = deployment.api.node(&ids[1]).await;
+    assert_eq!(changed["embedding_status"], "queued");
+    assert_eq!(changed["has_embedding"], true, "the old one is stored all the same");
+    let worker = deployment.start_worker().await;
+    assert_eq!(deployment.api.settled(DEADLINE).await["ready"], 3);
+    assert_eq!(deployment.texts_seen(), 4, "the others were not embedded again");
+    let drift = deployment.api.node(&ids[1]).await["drift_score"].as_f64();
+    assert!(drift.unwrap() > 0.1, "{drift:?}");
+    worker.stop().await;
+    deployment.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_the_limits_forbid_is_requested_less_enqueued() {
     for (limit, value) in
         [("EMBEDDING_TENANT_MAX_PENDING", "12"), ("EMBEDDING_QUEUE_MAX_DEPTH", "12")]

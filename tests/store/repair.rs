@@ -66,7 +66,7 @@ async fn requeue_finds_what_the_operator_asks_for(db: TestDb) {
     let found = store.requeue_candidates(&named).await.unwrap();
     let [found] = found.as_slice() else { panic!("{found:?}") };
     assert_eq!((found.id, &found.tenant_id), (ours[2].id, &tenant("acme")));
-    assert_eq!((found.status, found.has_embedding), (NodeStatus::Ready, true));
+    assert_eq!((found.status, found.has_current_embedding), (NodeStatus::Ready, true));
     assert!(ids(RequeueFilter { node_ids: Some(vec![]), ..everything() }).await.is_empty());
 }
 

@@ -1,0 +1,203 @@
+//! Changing and deleting a node that is there.
+
+use entity::node::{Column, Entity};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, EntityTrait, FromQueryResult, QueryFilter, QuerySelect,
+    sea_query::{Expr, Query},
+};
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::{
+    OnNewText, Outcome, Patched, Store, StoreError, TextSource, Vector,
+    dialect::{Dialect, STALE, in_scope, status_of, tenant_of},
+    results, work,
+};
+use crate::domain::{
+    NodePatch, NodeStatus, TenantId, TenantScope, node::text_of_props, patch::Editable,
+};
+
+impl Store {
+    /// Changes a node of the scope, all of the change or nothing. `on_new_text` says what is done
+    /// when the change gives it another text.
+    ///
+    /// Fields that stay as they are are not written; a change that changes nothing writes nothing.
+    /// A node with another text keeps its old vector, which is known from then on to be of an
+    /// older one; its failed attempts are forgotten.
+    pub async fn patch(
+        &self,
+        scope: &TenantScope,
+        id: Uuid,
+        patch: &NodePatch,
+        on_new_text: OnNewText<'_>,
+    ) -> Result<Patched, StoreError> {
+        let transaction = self.begin_write().await?;
+        let patched =
+            patch_locked(&transaction, self.dimension, scope, id, patch, on_new_text).await?;
+        // Unless it is done, nothing was written; the lock is given back at once in any case.
+        transaction.commit().await?;
+        Ok(patched)
+    }
+
+    /// Deletes a node of the scope; answers whose it was, or `None` if there is no such node.
+    pub async fn delete(
+        &self,
+        scope: &TenantScope,
+        id: Uuid,
+    ) -> Result<Option<TenantId>, StoreError> {
+        let delete = Query::delete()
+            .from_table(Entity)
+            .cond_where(Column::Id.eq(id))
+            .cond_where(in_scope(scope))
+            .and_where(self.dialect().tenant_is_valid())
+            .returning_col(Column::TenantId)
+            .take();
+        let Some(row) = self.writer.query_one(&delete).await? else { return Ok(None) };
+        Ok(tenant_of(row.try_get("", "tenant_id")?))
+    }
+}
+
+async fn patch_locked(
+    transaction: &impl ConnectionTrait,
+    dimension: usize,
+    scope: &TenantScope,
+    id: Uuid,
+    patch: &NodePatch,
+    on_new_text: OnNewText<'_>,
+) -> Result<Patched, StoreError> {
+    let Some(row) = lock(transaction, scope, id).await? else { return Ok(Patched::NotFound) };
+    let Some(tenant_id) = tenant_of(row.tenant_id.clone()) else { return Ok(Patched::NotFound) };
+    let status = status_of(&row.embedding_status);
+    let old = row.into_editable();
+    let new = patch.apply(old.clone());
+    let source = source_of(&new);
+    if source == source_of(&old) {
+        if new != old {
+            write(transaction, id, &old, &new, None).await?;
+        }
+        return Ok(Patched::Done { tenant_id, status, has_new_text: false });
+    }
+    let status = match on_new_text {
+        OnNewText::Queue => {
+            write(transaction, id, &old, &new, Some(NodeStatus::Queued)).await?;
+            NodeStatus::Queued
+        }
+        OnNewText::Store(of, result) if *of == source => {
+            write(transaction, id, &old, &new, Some(NodeStatus::Processing)).await?;
+            finish(transaction, dimension, result).await?
+        }
+        OnNewText::Ask | OnNewText::Store(..) => {
+            return Ok(Patched::NewText { tenant_id, source });
+        }
+    };
+    Ok(Patched::Done { tenant_id, status, has_new_text: true })
+}
+
+#[derive(FromQueryResult)]
+struct Row {
+    tenant_id: Option<String>,
+    props: Option<Value>,
+    metadata: Option<Value>,
+    payload_ref: Option<String>,
+    embedding_status: String,
+}
+
+impl Row {
+    /// What another program may have left there and no client can send counts as absent.
+    fn into_editable(self) -> Editable {
+        Editable {
+            props: match self.props {
+                Some(Value::Object(props)) => props,
+                _ => serde_json::Map::new(),
+            },
+            metadata: self.metadata.filter(|metadata| !metadata.is_null()),
+            payload_ref: self.payload_ref.filter(|place| !place.is_empty()),
+        }
+    }
+}
+
+/// Reads a node and keeps others from changing it until the transaction ends: by a lock on the row
+/// in Postgres; a transaction that may write has the whole file in SQLite.
+async fn lock(
+    transaction: &impl ConnectionTrait,
+    scope: &TenantScope,
+    id: Uuid,
+) -> Result<Option<Row>, StoreError> {
+    Ok(Entity::find()
+        .select_only()
+        .columns([
+            Column::TenantId,
+            Column::Props,
+            Column::Metadata,
+            Column::PayloadRef,
+            Column::EmbeddingStatus,
+        ])
+        .filter(Column::Id.eq(id))
+        .filter(in_scope(scope))
+        .lock_exclusive()
+        .into_model()
+        .one(transaction)
+        .await?)
+}
+
+fn source_of(fields: &Editable) -> TextSource {
+    TextSource {
+        text: text_of_props(&fields.props).map(str::to_owned),
+        payload_ref: fields.payload_ref.clone(),
+    }
+}
+
+/// Writes the fields that differ; for a node with another text, also the status that it begins
+/// anew with.
+async fn write(
+    transaction: &impl ConnectionTrait,
+    id: Uuid,
+    old: &Editable,
+    new: &Editable,
+    anew: Option<NodeStatus>,
+) -> Result<(), StoreError> {
+    let dialect = Dialect::of(transaction.get_database_backend());
+    let mut update = Entity::update_many()
+        .col_expr(Column::Version, Expr::cust("coalesce(version, 1) + 1"))
+        .col_expr(Column::UpdatedAt, Expr::cust(dialect.now()))
+        .filter(Column::Id.eq(id));
+    if new.props != old.props {
+        update = update.col_expr(Column::Props, Expr::value(Value::Object(new.props.clone())));
+    }
+    if new.metadata != old.metadata {
+        update = update.col_expr(Column::Metadata, Expr::value(new.metadata.clone()));
+    }
+    if new.payload_ref != old.payload_ref {
+        update = update.col_expr(Column::PayloadRef, Expr::value(new.payload_ref.clone()));
+    }
+    if let Some(status) = anew {
+        update = update
+            .col_expr(Column::EmbeddingStatus, status.as_str().into())
+            .col_expr(Column::EmbeddingAttempts, 0.into())
+            .col_expr(Column::EmbeddingError, Expr::cust("NULL"))
+            .col_expr(Column::EmbeddingSourceHash, STALE.into());
+    }
+    update.exec(transaction).await?;
+    Ok(())
+}
+
+/// Writes what was made of the new text; answers the status that the node has with it.
+async fn finish(
+    transaction: &impl ConnectionTrait,
+    dimension: usize,
+    result: &Result<Vector, Outcome>,
+) -> Result<NodeStatus, StoreError> {
+    match result {
+        Ok(vector) => {
+            let stored = results::complete(transaction, dimension, &[vector]).await?;
+            if stored.is_empty() {
+                return Err(StoreError::Refused(sea_orm::DbErr::RecordNotUpdated));
+            }
+            Ok(NodeStatus::Ready)
+        }
+        Err(outcome) => {
+            work::record(transaction, &[outcome]).await?;
+            Ok(outcome.status)
+        }
+    }
+}

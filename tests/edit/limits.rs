@@ -1,0 +1,96 @@
+//! Limits and outages: a change that is refused leaves the node as it was.
+
+use futures::future::join_all;
+use serde_json::{Value, json};
+use vecmill::app::Role;
+
+use super::{DEADLINE, Site, assert_ready, node_with, patch, text};
+use crate::common::{hash_model, wait_until};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_a_limit_only_the_same_text_is_let_in() {
+    for site in Site::of_both_kinds().await {
+        for (limit, reason) in [
+            (("EMBEDDING_TENANT_MAX_PENDING", "1"), "tenant acme"),
+            (("EMBEDDING_QUEUE_MAX_DEPTH", "1"), "the queue"),
+        ] {
+            let app = site.api(&[limit]).await;
+            let id = node_with(&app, "old").await;
+            let before = app.node(&id).await;
+            let answer = patch(&app, &id, &text("new"), 429).await;
+            assert!(answer["detail"].as_str().unwrap().contains(reason), "{answer}");
+            assert_eq!(app.node(&id).await, before, "{}", site.name);
+            assert_eq!(site.tenant_count("acme"), "1");
+            assert_eq!(site.redis.cli(&["EXISTS", "embedding:queue:reservations"]), "0");
+            patch(&app, &id, &json!({"metadata": "costs nothing"}), 200).await;
+            assert_eq!(app.delete(&format!("/nodes/{id}")).await.0.as_u16(), 204);
+            site.nothing_is_live();
+            app.stop().await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_is_away_leaves_the_node_as_it_was() {
+    // Each call waits for a while for Redis to come back.
+    let sites = Site::of_both_kinds().await.map(async |mut site: Site| {
+        let app = site.api(&[]).await;
+        let (id, other) = (node_with(&app, "old").await, node_with(&app, "other").await);
+        let before = app.node(&id).await;
+        site.redis.kill();
+        let answer = patch(&app, &id, &text("new"), 503).await;
+        assert!(answer["detail"].as_str().unwrap().contains("Redis"), "{answer}");
+        assert_eq!(app.node(&id).await, before, "{}", site.name);
+        patch(&app, &id, &json!({"metadata": "needs no Redis"}), 200).await;
+        assert_eq!(app.delete(&format!("/nodes/{other}")).await.0.as_u16(), 204);
+        assert_eq!(app.get(&format!("/nodes/{other}")).await.0.as_u16(), 404);
+        site.redis.restart();
+        wait_until(DEADLINE, async || {
+            app.patch(&format!("/nodes/{id}"), &text("new")).await.0.as_u16() == 202
+        })
+        .await;
+        app.stop().await;
+    });
+    join_all(sites).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_text_that_could_not_be_enqueued_is_found_by_the_sweep() {
+    for site in Site::of_both_kinds().await {
+        let app = site.api(&[]).await;
+        let worker = site.worker(&[], hash_model()).await;
+        let id = node_with(&app, "old").await;
+        app.settled(DEADLINE).await;
+        worker.stop().await;
+        // Room can be reserved, but nothing can be enqueued.
+        site.redis.cli(&["SET", "embedding:queue:changed", "of another program"]);
+        let answer = patch(&app, &id, &text("new"), 202).await;
+        assert_eq!(answer["embedding_status"], "queued");
+        assert_eq!(site.redis.cli(&["EXISTS", &format!("embedding:pending:{id}")]), "0");
+        site.redis.cli(&["DEL", "embedding:queue:changed"]);
+        let sweeping = [("EMBEDDING_SWEEP_INTERVAL_SECONDS", "0.3")];
+        let worker = site.worker(&sweeping, hash_model()).await;
+        app.settled(DEADLINE).await;
+        assert_ready(&app.node(&id).await, "new");
+        worker.stop().await;
+        app.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_away_leaves_nothing_in_redis() {
+    let mut postgres = crate::common::TestPostgres::start();
+    let site = Site { dsn: postgres.database().await, ..Site::on_sqlite() };
+    let app = site.start(Role::Api, &[], None).await;
+    let id = node_with(&app, "old").await;
+    postgres.stop();
+    let answer = patch(&app, &id, &text("new"), 503).await;
+    assert_ne!(answer["detail"], Value::Null);
+    assert_eq!(app.delete(&format!("/nodes/{id}")).await.0.as_u16(), 503);
+    assert_eq!(
+        (site.tenant_count("acme"), site.redis.cli(&["LLEN", "embedding:queue"])),
+        ("1".into(), "1".into())
+    );
+    assert_eq!(site.redis.cli(&["EXISTS", "embedding:queue:reservations"]), "0");
+    app.stop().await;
+}

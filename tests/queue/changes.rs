@@ -1,0 +1,226 @@
+//! Nodes that get another text, or are deleted, wherever their jobs are.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use uuid::Uuid;
+use vecmill::{
+    domain::{Action, Job},
+    queue::{DeadLetter, Lease, Recount},
+};
+
+use crate::support::{LEASE, TestQueue, held, job, nodes, same_node, tenant};
+
+const CHANGED: &str = "embedding:queue:changed";
+
+impl TestQueue {
+    /// Room is reserved and the text of the node of `job` changes; the id of the job that will
+    /// see it.
+    async fn change(&self, job: &Job) -> String {
+        let reservation = self.reserved(&job.tenant_id, 1).await;
+        self.queue.change(&reservation, job).await.unwrap()
+    }
+
+    async fn forget(&self, job: &Job) -> u64 {
+        self.queue.forget(job.node_id, &job.tenant_id).await.unwrap()
+    }
+
+    /// The job is live under its id, and is the only one of tenant `acme`.
+    fn assert_live(&self, job: &Job) {
+        assert_eq!(self.pending(job.node_id), job.job_id);
+        assert_eq!(self.count("acme"), "1");
+    }
+
+    /// The job is the only one in the queue; a worker does it, and nothing is left.
+    async fn assert_runs(&self, job: &Job) {
+        self.assert_live(job);
+        assert_eq!(self.depths().await[..3], [1, 0, 0]);
+        let (lease, claimed) = self.claim_one().await;
+        assert_eq!((&claimed.job_id, claimed.attempts), (&job.job_id, 0));
+        assert_eq!(self.queue.ack(&[(lease, claimed)]).await.unwrap(), 0);
+        self.assert_at_rest().await;
+    }
+
+    /// One job of tenant `acme` is in the hands of a worker.
+    async fn in_flight(&self) -> (Lease, Job) {
+        self.enqueue_one("acme").await;
+        self.claim_one().await
+    }
+}
+
+/// The entry of a job that mentions a node which it is not for.
+fn entry_that_mentions(node: Uuid, job: &Job) -> String {
+    let mut entry: Value = serde_json::from_str(&job.encode()).unwrap();
+    entry["parent"] = serde_json::json!({ "node_id": node });
+    entry.to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_text_of_a_node_without_a_job_gets_one() {
+    let test = TestQueue::start().await;
+    let new = job("acme");
+    assert_eq!(test.change(&new).await, new.job_id);
+    test.assert_runs(&new).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_waits_in_the_queue_will_read_the_new_text() {
+    let test = TestQueue::start().await;
+    let old = test.enqueue_one("acme").await;
+    assert_eq!(test.change(&same_node(&old)).await, old.job_id);
+    test.assert_runs(&old).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_text_does_not_wait_for_the_retry_of_an_older_one() {
+    let test = TestQueue::start().await;
+    let (lease, mut failed) = test.in_flight().await;
+    failed.attempts = 4;
+    test.queue.retry(&[(lease, failed.clone(), LEASE)]).await.unwrap();
+    let new = same_node(&failed);
+    assert_eq!(test.change(&new).await, new.job_id);
+    test.assert_runs(&new).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_ends_the_job_of_an_older_text_puts_the_newer_in_its_place() {
+    for ending in ["ack", "retry", "dead letter"] {
+        let test = TestQueue::start().await;
+        let (lease, old) = test.in_flight().await;
+        let (first, new) = (same_node(&old), same_node(&old));
+        assert_eq!(test.change(&first).await, first.job_id);
+        assert_eq!(test.change(&new).await, new.job_id, "the newest is the one that counts");
+        assert_eq!(test.depths().await, [0, 1, 0, 0]);
+        test.assert_live(&old);
+
+        let stale = match ending {
+            "ack" => test.queue.ack(&[(lease, old)]).await.unwrap(),
+            "retry" => test.queue.retry(&[(lease, old, LEASE)]).await.unwrap(),
+            _ => {
+                let letter = DeadLetter::of_job(lease, &old, "it fails", 1.0);
+                test.queue.dead_letter(&[letter], false).await.unwrap().0
+            }
+        };
+        assert_eq!(stale, 0, "{ending}");
+        assert_eq!(test.depths().await[3], u64::from(ending == "dead letter"));
+        test.assert_runs(&new).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_comes_back_still_has_a_successor() {
+    let test = TestQueue::start().await;
+    let (lease, old) = test.in_flight().await;
+    let new = same_node(&old);
+    test.change(&new).await;
+    assert_eq!(test.queue.hand_back(&[lease]).await.unwrap(), 1);
+    test.assert_live(&old);
+    let (lost, _) = test.claim_one().await;
+    test.expire_leases();
+    assert_eq!(test.reclaim_expired().await, 1);
+    let (lease, again) = test.claim_one().await;
+    assert_eq!(again.job_id, old.job_id);
+
+    // A holder whose lease was lost ends nothing.
+    assert_eq!(test.queue.ack(&[(lost, old.clone())]).await.unwrap(), 1);
+    assert_eq!(test.depths().await, [0, 1, 0, 0]);
+    assert_eq!(test.queue.ack(&[(lease, again)]).await.unwrap(), 0);
+    test.assert_runs(&new).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reservation_that_ran_out_is_not_counted_back_twice() {
+    let test = TestQueue::start().await;
+    let (_lease, old) = test.in_flight().await;
+    let reservation = test.reserved(&tenant("acme"), 1).await;
+    test.expire_reservations();
+    // A look at the depth gives its room back.
+    test.enqueue_one("other").await;
+    assert_eq!(test.count("acme"), "1");
+    test.queue.change(&reservation, &same_node(&old)).await.unwrap();
+    assert_eq!(test.count("acme"), "1", "in flight");
+    let without_job = job("acme");
+    test.queue.change(&reservation, &without_job).await.unwrap();
+    assert_eq!(test.count("acme"), "2", "a new job is counted all the same");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_successor_whose_job_is_gone_is_forgotten_by_the_recount() {
+    let test = TestQueue::start().await;
+    let (_lease, old) = test.in_flight().await;
+    test.change(&same_node(&old)).await;
+    test.redis.cli(&["DEL", "embedding:queue:inflight", "embedding:queue:leases"]);
+    test.redis.cli(&["DEL", &format!("embedding:pending:{}", old.node_id)]);
+    let recount = test.queue.recount(LEASE, &Default::default()).await.unwrap();
+    assert!(matches!(recount, Recount::Done { tenant_counts: 1, .. }), "{recount:?}");
+    test.assert_at_rest().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn entries_that_only_mention_a_node_are_not_its_jobs() {
+    let test = TestQueue::start().await;
+    let node = test.enqueue_one("acme").await;
+    let others = [job("other"), job("other"), job("other")];
+    let mentions = others.each_ref().map(|other| entry_that_mentions(node.node_id, other));
+    test.redis.cli(&["RPUSH", "embedding:queue", &mentions[0]]);
+    let in_flight = test.claim(1).await.remove(0);
+    assert_eq!(in_flight.entry, mentions[0].as_bytes());
+    test.redis.cli(&["ZADD", "embedding:retry", "9999999999", &mentions[1]]);
+    test.push(&mentions[2]);
+
+    assert_eq!(test.change(&same_node(&node)).await, node.job_id, "its own waits in the queue");
+    assert_eq!(test.depths().await, [2, 1, 1, 0]);
+    assert_eq!(test.redis.cli(&["EXISTS", CHANGED]), "0");
+    assert_eq!(test.forget(&node).await, 1);
+    assert_eq!(test.depths().await, [1, 1, 1, 0]);
+    assert_eq!(test.redis.cli(&["LINDEX", "embedding:queue", "0"]), mentions[2]);
+    assert_eq!((test.pending(node.node_id), test.count("acme")), (String::new(), String::new()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_jobs_of_a_node_that_is_gone_end_where_they_wait() {
+    let test = TestQueue::start().await;
+    let all: Vec<Job> = (0..5).map(|_| job("acme")).collect();
+    test.enqueue(&all).await;
+    let mut claimed = test.claim(2).await.into_iter().map(held);
+    let (lease, retried) = claimed.next().unwrap();
+    test.queue.retry(&[(lease, retried.clone(), LEASE)]).await.unwrap();
+    let (lease, in_flight) = claimed.next().unwrap();
+    let queued = all[3].clone();
+    test.change(&same_node(&in_flight)).await;
+
+    assert_eq!(test.forget(&queued).await, 1);
+    assert_eq!((test.depths().await, test.count("acme").as_str()), ([2, 1, 1, 0], "4"));
+    assert_eq!(test.forget(&retried).await, 1);
+    assert_eq!((test.depths().await, test.count("acme").as_str()), ([2, 1, 0, 0], "3"));
+    assert_eq!(test.forget(&in_flight).await, 0, "its holder ends it");
+    assert_eq!((test.depths().await, test.count("acme").as_str()), ([2, 1, 0, 0], "3"));
+    assert_eq!(test.pending(in_flight.node_id), in_flight.job_id);
+    assert_eq!(test.forget(&job("acme")).await, 0, "it never had a job");
+    for gone in [&queued, &retried] {
+        assert_eq!(test.pending(gone.node_id), "");
+        assert_eq!(test.forget(gone).await, 0);
+    }
+
+    // What its newer text was to get went with it.
+    assert_eq!(test.queue.ack(&[(lease, in_flight)]).await.unwrap(), 0);
+    let left: Vec<_> = test.claim(10).await.into_iter().map(held).collect();
+    let left_nodes: Vec<_> = left.iter().map(|(_, job)| job.node_id).collect();
+    assert_eq!(left_nodes, nodes(&[all[2].clone(), all[4].clone()]), "the others, in their order");
+    assert_eq!(test.queue.ack(&left).await.unwrap(), 0);
+    test.assert_at_rest().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_another_program_enqueued_twice_is_forgotten_whole() {
+    let test = TestQueue::start().await;
+    let twice = test.enqueue_one("acme").await;
+    test.push(&twice.encode());
+    test.push(&Job::new(twice.node_id, tenant("acme"), Action::Refresh, 1.0).encode());
+    let other = test.enqueue_one("acme").await;
+    assert_eq!(test.forget(&twice).await, 3);
+    assert_eq!(test.depths().await, [1, 0, 0, 0]);
+    // The two were never counted; the recount puts right what they took off.
+    test.queue.recount(Duration::ZERO, &Default::default()).await.unwrap();
+    test.assert_runs(&other).await;
+}
