@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use common::{TestApp, TestPostgres, TestRedis, hash_model, wait_until};
+use common::{TestApp, TestPostgres, TestRedis, hash_model, vector_of, wait_until};
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, Statement};
 use serde_json::{Value, json};
 use tokio::{task, task::JoinHandle};
@@ -169,12 +169,6 @@ fn their_vector() -> Vec<f32> {
     vector
 }
 
-fn our_vector(text: &str) -> Vec<f32> {
-    let model = hash_model();
-    let encoding = model.encoder.encode(text).unwrap();
-    model.backend.embed(&[encoding]).unwrap().remove(0)
-}
-
 fn are_equal(a: &[f32], b: &[f32]) -> bool {
     let cosine: f32 = a.iter().zip(b).map(|(a, b)| a * b).sum();
     cosine > 0.9999
@@ -243,7 +237,7 @@ async fn both_sides_produce_and_consume_and_nothing_is_lost() {
     let foreign: HashSet<Uuid> = early.union(&late.await.unwrap()).copied().collect();
     for (node, text) in &texts {
         let vector = site.vector(*node).await;
-        let is_ours = are_equal(&vector, &our_vector(text));
+        let is_ours = are_equal(&vector, &vector_of(text));
         let is_theirs = foreign.contains(node) && are_equal(&vector, &their_vector());
         assert!(is_ours || is_theirs, "{node} has the vector of neither side");
     }

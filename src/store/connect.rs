@@ -5,7 +5,7 @@ use std::{str::FromStr, time::Duration};
 use sea_orm::{
     ConnectOptions, Database, DatabaseConnection, DbErr, RuntimeErr,
     sqlx::{
-        self, ConnectOptions as _,
+        self, ConnectOptions as _, Connection as _,
         postgres::PgConnectOptions,
         sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
     },
@@ -95,6 +95,13 @@ async fn connect_sqlite(
     let mut options = ConnectOptions::new("sqlite://vecmill");
     options
         .map_sqlx_sqlite_opts(move |_| sqlite.clone())
+        .map_sqlx_sqlite_before_acquire(|connection, _| {
+            // On a full disk SQLite rolls back by itself, the roll-back that follows fails, and
+            // the library counts a transaction that is not there. What it took for a transaction
+            // inside that one would keep its snapshot, and with it the connection, for ever.
+            let is_free = !connection.is_in_transaction();
+            Box::pin(std::future::ready(Ok(is_free)))
+        })
         .max_connections(connections)
         .acquire_timeout(SQLITE_BUSY_TIMEOUT)
         .sqlx_logging(false)

@@ -12,7 +12,7 @@ use serde_json::Value;
 use vecmill::domain::node::text_of_props;
 
 use super::{
-    common::{hash_model, wait_until},
+    common::{vector_of, wait_until},
     site::Site,
 };
 
@@ -20,6 +20,7 @@ use super::{
 const REST_WITHIN: Duration = Duration::from_secs(120);
 
 /// What a run came to.
+#[derive(Default)]
 pub struct Checked {
     /// Rows.
     pub nodes: usize,
@@ -29,6 +30,18 @@ pub struct Checked {
     pub lost: usize,
     /// Texts that were embedded, less the vectors that are stored.
     pub embedded_again: usize,
+}
+
+impl Checked {
+    /// What came since an earlier look at the same site.
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self {
+            nodes: self.nodes - earlier.nodes,
+            failed: self.failed - earlier.failed,
+            lost: self.lost - earlier.lost,
+            embedded_again: self.embedded_again - earlier.embedded_again,
+        }
+    }
 }
 
 /// What a run may end with.
@@ -100,13 +113,6 @@ fn components(digits: &str) -> Vec<f32> {
     let byte = |i: usize| u8::from_str_radix(&digits[i..i + 2], 16).unwrap();
     let bytes: Vec<u8> = (0..digits.len()).step_by(2).map(byte).collect();
     bytes.chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect()
-}
-
-/// The vector that the `hash` model makes of a text.
-pub fn vector_of(text: &str) -> Vec<f32> {
-    let model = hash_model();
-    let encoding = model.encoder.encode(text).unwrap();
-    model.backend.embed(&[encoding]).unwrap().remove(0)
 }
 
 pub fn cosine(a: &[f32], b: &[f32]) -> f32 {

@@ -36,6 +36,9 @@ async fn cuts(fault: &'static str, of_redis: bool) {
     let (mut ids, mut acknowledged_all) = (Vec::new(), true);
     let texts = texts(nodes);
     let progress = site.progress().await;
+    // Both processes are up: one that cannot reach its stores at the start ends and says so.
+    ids.extend(site.ingest(&url, &["first".to_owned()]).await);
+    progress.reach(1).await;
     for cut in 0..cuts {
         let share = nodes / cuts;
         // Less than what the nodes of one request make the store answer.

@@ -19,6 +19,8 @@ use super::{
 
 /// For whatever a healthy site does by itself.
 pub const DEADLINE: Duration = Duration::from_secs(60);
+/// Lines of the log of each process that a failed run shows.
+const LINES_SHOWN: usize = 25;
 /// Keys of ours that stay at rest: the books of the fair order, and dead letters.
 const KEPT: [&str; 2] = ["embedding:queue:fair", "embedding:dlq"];
 
@@ -98,6 +100,14 @@ impl Site {
         }
         let client = Client::builder().timeout(Duration::from_secs(30)).build().unwrap();
         Self { stores, redis_server, dsn, dir, settings: all, programs: Vec::new(), client }
+    }
+
+    /// What the site stands on, for the table.
+    pub fn name(&self) -> &'static str {
+        match (self.stores, self.dsn.starts_with("sqlite:")) {
+            (Stores::Shared, true) => "SQLite, Redis",
+            (stores, _) => stores.name(),
+        }
     }
 
     /// Replaces a part of the settings' values, for processes started from now on.
@@ -255,6 +265,21 @@ impl Site {
     /// A view of how many rows are `ready`.
     pub async fn progress(&self) -> Progress {
         Progress { db: connect(&self.dsn).await }
+    }
+}
+
+impl Drop for Site {
+    /// Shows what the processes of a failed run said last.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        for (process, program) in self.programs.iter().enumerate() {
+            let log = program.stderr();
+            let lines: Vec<&str> = log.lines().collect();
+            let last = &lines[lines.len().saturating_sub(LINES_SHOWN)..];
+            println!("process {process} said last:\n{}", last.join("\n"));
+        }
     }
 }
 

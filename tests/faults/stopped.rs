@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::{
-    checker::{Expected, check, connect, cosine, rows, vector_of},
+    checker::{Expected, check, connect, cosine, rows},
     plan::{Plan, Row},
     site::{DEADLINE, Site, Stores},
 };
-use crate::common::wait_until;
+use crate::common::{vector_of, wait_until};
 
 const NODES: usize = 24;
 

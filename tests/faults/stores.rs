@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    checker::{Expected, check},
+    checker::{Checked, Expected, check},
     plan::{Plan, Row, short_or_full},
     site::{DEADLINE, Site, Stores, texts},
 };
@@ -34,10 +34,10 @@ async fn outage(
     mut mends: impl AsyncFnMut(&mut Site),
 ) {
     let mut plan = Plan::new(fault).await;
-    let mut row = Row::new(fault, site.stores.name());
+    let mut row = Row::new(fault, site.name());
     let (_, url) = site.start_all(batch_time).await;
     let progress = site.progress().await;
-    let mut ids = Vec::new();
+    let (mut ids, mut before) = (Vec::new(), Checked::default());
     for run in 0..short_or_full(1, 3) {
         ids.extend(site.ingest(&url, &texts(nodes)).await);
         let done = (run * nodes) as u64;
@@ -49,8 +49,9 @@ async fn outage(
         row.recovered(recovery.expect("it was broken under load"));
         let expected =
             Expected { ids: &ids, embedded_again: Some((run + 1) * again), ..Expected::default() };
-        let checked = check(&site, &expected).await;
-        row.checked(checked);
+        let so_far = check(&site, &expected).await;
+        row.checked(so_far.since(&before));
+        before = so_far;
     }
 }
 
