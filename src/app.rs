@@ -145,8 +145,7 @@ impl App {
             Mode::Queued { queue, limits, workers: ready }
         } else {
             let model = model.ok_or_else(|| anyhow!("EMBEDDING_ASYNC=false needs a model"))?;
-            let (tokens, texts) = (worker.batch_tokens, worker.batch_texts);
-            Mode::Inline(InlineEmbedder::start(model, tokens, texts)?)
+            Mode::Inline(InlineEmbedder::start(model, worker)?)
         };
         if let Some(listener) = listener {
             let runtime = Runtime::new(store, mode, retry_after);

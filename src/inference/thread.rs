@@ -35,6 +35,9 @@ pub struct BackendThread {
     began: Began,
 }
 
+/// How often a thread is looked at within the time that a batch may take.
+const CHECKS: u32 = 10;
+
 /// When the batch in hand began; none while there is none.
 type Began = Arc<Mutex<Option<Instant>>>;
 
@@ -56,6 +59,13 @@ impl BackendThread {
     pub fn busy_for(&self) -> Duration {
         let began = *self.began.lock().unwrap_or_else(PoisonError::into_inner);
         began.map_or(Duration::ZERO, |began| began.elapsed())
+    }
+
+    /// Ends when a batch has been computed for longer than `limit`.
+    pub async fn hangs(&self, limit: Duration) {
+        while self.busy_for() <= limit {
+            tokio::time::sleep(limit / CHECKS).await;
+        }
     }
 
     /// Hands a batch to the thread, and returns at once. The computation runs inside the current

@@ -6,6 +6,7 @@ use std::{
 };
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::task::JoinHandle;
 
 use super::dispatcher::DispatcherMsg;
 use crate::inference::{BackendThread, EmbedError, EmbeddingBackend, Encoding};
@@ -23,8 +24,8 @@ pub enum EmbedderMsg {
     },
     /// The thread ended; the actor fails with it.
     ThreadLost,
-    /// See whether the batch in hand takes too long.
-    Check,
+    /// The batch in hand takes too long; the actor fails.
+    ThreadHangs,
 }
 
 /// A model that does not come back. Its thread cannot be ended, and stays until the process does.
@@ -56,12 +57,16 @@ pub struct EmbedderArguments {
 /// The thread, and the number that results are marked with.
 pub struct EmbedderState {
     slot: usize,
-    thread: BackendThread,
+    thread: Arc<BackendThread>,
     batch_timeout: Duration,
+    watch: JoinHandle<()>,
 }
 
-/// How often a thread is looked at within the time that a batch may take.
-const CHECKS: u32 = 10;
+impl Drop for EmbedderState {
+    fn drop(&mut self) {
+        self.watch.abort();
+    }
+}
 
 impl Actor for Embedder {
     type Msg = EmbedderMsg;
@@ -74,9 +79,14 @@ impl Actor for Embedder {
         arguments: Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
         let EmbedderArguments { slot, backend, batch_timeout } = arguments;
-        let thread = BackendThread::spawn(&format!("embedder-{slot}"), backend)?;
-        myself.cast(EmbedderMsg::Check)?;
-        Ok(EmbedderState { slot, thread, batch_timeout })
+        let thread = Arc::new(BackendThread::spawn(&format!("embedder-{slot}"), backend)?);
+        let watched = Arc::clone(&thread);
+        let watch = tokio::spawn(async move {
+            watched.hangs(batch_timeout).await;
+            // An actor that is gone has failed already.
+            let _ = myself.cast(EmbedderMsg::ThreadHangs);
+        });
+        Ok(EmbedderState { slot, thread, batch_timeout, watch })
     }
 
     async fn handle(
@@ -103,13 +113,7 @@ impl Actor for Embedder {
                 Ok(())
             }
             EmbedderMsg::ThreadLost => Err("the inference thread panicked".into()),
-            EmbedderMsg::Check if state.thread.busy_for() > state.batch_timeout => {
-                Err(ModelHangs(state.batch_timeout).into())
-            }
-            EmbedderMsg::Check => {
-                myself.send_after(state.batch_timeout / CHECKS, || EmbedderMsg::Check);
-                Ok(())
-            }
+            EmbedderMsg::ThreadHangs => Err(ModelHangs(state.batch_timeout).into()),
         }
     }
 }

@@ -1,8 +1,10 @@
 //! Embedding while the client waits: `EMBEDDING_ASYNC=false`.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
-use tokio::sync::oneshot;
 use tracing::error;
 use uuid::Uuid;
 
@@ -13,6 +15,7 @@ use super::{
     prepare::{encode_all, reason_without_text},
 };
 use crate::{
+    config::WorkerConfig,
     domain::{NewNode, NodeStatus, batch::plan, node::text_of_props},
     inference::{BackendThread, EmbedError, Encoding, Model},
     store::{Outcome, Store, TextSource, Vector},
@@ -32,19 +35,26 @@ struct Embedded {
 /// A model and the thread that runs it.
 pub struct InlineEmbedder {
     model: Model,
-    thread: Mutex<BackendThread>,
+    thread: Mutex<Arc<BackendThread>>,
     batch_tokens: usize,
     batch_texts: usize,
+    batch_timeout: Duration,
 }
 
 impl InlineEmbedder {
-    /// Starts the thread. Batches hold at most `batch_tokens` tokens and `batch_texts` texts.
+    /// Starts the thread. Batches are as large, and may take as long, as `config` says.
     ///
     /// # Errors
     /// The system has no thread to give.
-    pub fn start(model: Model, batch_tokens: usize, batch_texts: usize) -> std::io::Result<Self> {
-        let thread = Mutex::new(BackendThread::spawn(THREAD, model.backend.clone())?);
-        Ok(Self { model, thread, batch_tokens, batch_texts })
+    pub fn start(model: Model, config: &WorkerConfig) -> std::io::Result<Self> {
+        let thread = BackendThread::spawn(THREAD, model.backend.clone())?;
+        Ok(Self {
+            model,
+            thread: Mutex::new(Arc::new(thread)),
+            batch_tokens: config.batch_tokens,
+            batch_texts: config.batch_texts,
+            batch_timeout: config.batch_timeout,
+        })
     }
 
     /// Embeds nodes and writes them with their vectors. A text that the model refuses makes a
@@ -185,23 +195,39 @@ impl InlineEmbedder {
         &self,
         batch: Vec<Encoding>,
     ) -> Result<Result<Vec<Vec<f32>>, EmbedError>, RuntimeError> {
-        let answer: oneshot::Receiver<_> = {
-            // The guard protects a handle that is only ever replaced as a whole.
-            self.thread.lock().unwrap_or_else(PoisonError::into_inner).submit(batch)
+        let thread = Arc::clone(&self.thread());
+        let answer = tokio::select! {
+            answer = thread.submit(batch) => answer.ok(),
+            () = thread.hangs(self.batch_timeout) => None,
         };
-        match answer.await {
-            Ok(Err(error @ EmbedError::Device(_))) => {
+        match answer {
+            Some(Err(error @ EmbedError::Device(_))) => {
                 error!(error = %Chain(&error), "the device is away");
                 Err(RuntimeError::Embedder)
             }
-            Ok(answer) => Ok(answer),
-            Err(_) => {
-                error!("the inference thread panicked; starting another");
-                if let Ok(thread) = BackendThread::spawn(THREAD, self.model.backend.clone()) {
-                    *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = thread;
-                }
+            Some(answer) => Ok(answer),
+            None => {
+                self.replace(&thread);
                 Err(RuntimeError::Embedder)
             }
+        }
+    }
+
+    fn thread(&self) -> MutexGuard<'_, Arc<BackendThread>> {
+        // The guard protects a handle that is only ever replaced as a whole.
+        self.thread.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts another thread in the place of one that is lost, unless somebody did so already.
+    fn replace(&self, lost: &Arc<BackendThread>) {
+        let mut thread = self.thread();
+        if !Arc::ptr_eq(&thread, lost) {
+            return;
+        }
+        error!("the inference thread panicked or hangs; starting another");
+        match BackendThread::spawn(THREAD, self.model.backend.clone()) {
+            Ok(next) => *thread = Arc::new(next),
+            Err(error) => error!(%error, "cannot start another inference thread"),
         }
     }
 }

@@ -125,3 +125,25 @@ async fn an_embedder_that_only_panics_ends_the_process_and_loses_nothing() {
     nothing_is_left_in(&redis);
     app.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_hangs_while_the_client_waits_is_given_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = faulty_model(|batch| {
+        if batch.iter().any(|text| text.ids == ids_of("hangs")) {
+            loop {
+                std::thread::park();
+            }
+        }
+        Ok(())
+    });
+    let settings = [("EMBEDDING_ASYNC", "false"), ("EMBEDDING_BATCH_TIMEOUT_SECONDS", "0.3")];
+    let app = TestApp::start(Role::Serve, dir.path(), &settings, Some(model)).await;
+    let node = |text: &str| json!({"classes": ["Test"], "props": {"text": text}});
+    let (status, answer) = app.post("/nodes", &node("hangs")).await;
+    assert_eq!(status.as_u16(), 503, "{answer}");
+    let (status, answer) = app.post("/nodes", &node("does not")).await;
+    assert_eq!((status.as_u16(), &answer["embedding_status"]), (200, &json!("ready")));
+    assert_eq!(app.get("/nodes").await.1["total"], 1, "a 503 leaves nothing behind");
+    app.stop().await;
+}
