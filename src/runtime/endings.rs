@@ -19,6 +19,21 @@ use crate::{
 /// or was the last one. Rows first: a crash in between leaves a lease that runs out, never a
 /// row that waits for nothing.
 pub async fn fail(worker: &Worker, jobs: Vec<Held>, kind: FailureKind, reason: &str) {
+    fail_after(worker, jobs, kind, reason, true).await;
+}
+
+/// The same for jobs whose rows could not even be marked `processing`; they are tried again.
+pub async fn fail_unread(worker: &Worker, jobs: Vec<Held>, reason: &str) {
+    fail_after(worker, jobs, FailureKind::Transient, reason, false).await;
+}
+
+async fn fail_after(
+    worker: &Worker,
+    jobs: Vec<Held>,
+    kind: FailureKind,
+    reason: &str,
+    begun: bool,
+) {
     let retry = &worker.context.config.retry;
     let mut outcomes = Vec::with_capacity(jobs.len());
     let mut retries: Vec<(Lease, Job, Duration)> = Vec::new();
@@ -37,6 +52,7 @@ pub async fn fail(worker: &Worker, jobs: Vec<Held>, kind: FailureKind, reason: &
             status,
             error: reason.to_owned(),
             attempts: job.attempts,
+            begun,
         });
         match delay {
             Some(delay) => retries.push((lease.clone(), job, delay)),
@@ -65,6 +81,7 @@ pub async fn skip(worker: &Worker, skipped: Vec<(Held, &'static str)>) {
             status: NodeStatus::Skipped,
             error: (*reason).to_owned(),
             attempts: job.attempts,
+            begun: true,
         })
         .collect();
     record(worker, &outcomes).await;

@@ -22,7 +22,7 @@ use crate::{
 const THREAD: &str = "inline-embedder";
 
 fn outcome(node: &NewNode, status: NodeStatus, error: String) -> Outcome {
-    Outcome { id: node.id, status, error, attempts: 0 }
+    Outcome { id: node.id, status, error, attempts: 0, begun: true }
 }
 
 /// A text and its vector.

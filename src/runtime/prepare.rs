@@ -18,7 +18,7 @@ use super::{
     worker::{Held, Worker, count_tenants},
 };
 use crate::{
-    domain::{Action, FailureKind, NodeStatus, batch::plan},
+    domain::{Action, NodeStatus, batch::plan},
     inference::{EmbedError, Encoding, Model, TextEncoder},
     queue::{Claimed, DeadLetter},
     store::{BeginJob, TextRow},
@@ -143,7 +143,7 @@ async fn read_rows(worker: &Worker, jobs: Vec<Held>) -> (Vec<Held>, Vec<TextRow>
             Err(error) if part.len() == 1 => {
                 error!(error = %Chain(&error), node = %part[0].1.node_id, "cannot load a text");
                 let reason = "the database refused to read the node";
-                endings::fail(worker, part, FailureKind::Transient, reason).await;
+                endings::fail_unread(worker, part, reason).await;
             }
             Err(_) => {
                 let second = part.split_off(part.len() / 2);

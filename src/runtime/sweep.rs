@@ -81,6 +81,7 @@ pub async fn reclaim(context: Arc<Context>) -> Result<(), SweepError> {
             status: NodeStatus::Failed,
             error: reason.clone(),
             attempts: job.attempts,
+            begun: true,
         })
         .collect();
     // Rows first: until the scripts run, the jobs are still under their leases.

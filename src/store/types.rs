@@ -144,6 +144,9 @@ pub struct Outcome {
     pub error: String,
     /// Failed attempts so far.
     pub attempts: u32,
+    /// Whether the row was marked `processing` for this. If it is `queued` again by now, its text
+    /// was changed or another worker has its turn, and this is no longer about it.
+    pub begun: bool,
 }
 
 /// Which nodes an operator wants enqueued.

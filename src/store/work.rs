@@ -47,7 +47,8 @@ impl Store {
     }
 
     /// Writes how the nodes left `processing` without a vector. A row that is no longer
-    /// `queued` or `processing` keeps what it has.
+    /// `queued` or `processing` keeps what it has; so does one that is `queued` again, unless the
+    /// outcome is of before the row was marked `processing` (see [`Outcome::begun`]).
     pub async fn record(&self, outcomes: &[Outcome]) -> Result<(), StoreError> {
         record(&self.writer, &outcomes.iter().collect::<Vec<_>>()).await
     }
@@ -190,6 +191,7 @@ struct OutcomeRow {
     status: &'static str,
     error: String,
     attempts: i32,
+    begun: bool,
 }
 
 /// See [`Store::record`].
@@ -208,6 +210,7 @@ pub(super) async fn record(
             // Postgres has no NUL in texts, and would refuse the whole batch for one.
             error: outcome.error.chars().filter(|&c| c != '\0').take(ERROR_MAX_CHARS).collect(),
             attempts: i32::try_from(outcome.attempts).unwrap_or(i32::MAX),
+            begun: outcome.begun,
         })
         .collect();
     let backend = db.get_database_backend();
@@ -215,13 +218,15 @@ pub(super) async fn record(
     let sql = format!(
         "UPDATE nodes AS n SET embedding_status = v.status, embedding_error = v.error, \
          embedding_attempts = v.attempts, updated_at = {now} \
-         FROM {rows} WHERE n.id = v.id AND n.embedding_status IN ('queued', 'processing')",
+         FROM {rows} WHERE n.id = v.id AND (n.embedding_status = 'processing' \
+           OR n.embedding_status = 'queued' AND NOT v.begun)",
         now = dialect.now(),
         rows = dialect.rows(&[
             ("id", Kind::Uuid),
             ("status", Kind::Text),
             ("error", Kind::Text),
             ("attempts", Kind::Int),
+            ("begun", Kind::Bool),
         ]),
     );
     let values = [to_json(&rows).into()];

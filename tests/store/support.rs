@@ -139,7 +139,7 @@ pub fn vector(id: Uuid, text: &str, values: [f32; DIMENSION]) -> Vector {
 }
 
 pub fn outcome(id: Uuid, status: NodeStatus) -> Outcome {
-    Outcome { id, status, error: format!("it is {status}"), attempts: 2 }
+    Outcome { id, status, error: format!("it is {status}"), attempts: 2, begun: false }
 }
 
 pub fn job(node: &NewNode, refresh: bool) -> BeginJob {
