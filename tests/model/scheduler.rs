@@ -1,0 +1,186 @@
+//! A scheduler: it gives the jobs of lost workers to others, recounts, and enqueues rows that
+//! have no job. No lock keeps two of them apart here: a lock of a process that was slow has run
+//! out.
+
+use std::{collections::HashMap, time::Duration};
+
+use uuid::Uuid;
+use vecmill::{
+    domain::{Action, Job, NodeStatus},
+    queue::{DeadLetter, Lease, Recount},
+    store::{Candidate, Outcome},
+};
+
+use crate::book::{Book, Effect, Ends};
+
+/// Rows looked at together.
+const PAGE: u64 = 3;
+/// Also rows that were changed just now: a sweep may be faster than any producer.
+const ANY_AGE: f64 = -1.0;
+const FAILED_AT: f64 = 1_795_478_111.5;
+
+/// Expired leases on their way back: what is next for them.
+#[derive(Default)]
+enum Reclaim {
+    #[default]
+    Look,
+    Record(Vec<Held>, Vec<Held>),
+    ReturnRows(Vec<Held>, Vec<Held>),
+    PutBack(Vec<Held>, Vec<Held>),
+    Bury(Vec<Held>),
+}
+
+type Held = (Lease, Job);
+
+/// A page of rows on its way into the queue: what is next for it.
+#[derive(Default)]
+enum Sweep {
+    #[default]
+    Begin,
+    Look(Option<Uuid>),
+    AskForJobs(Vec<Candidate>),
+    ReturnRows(Vec<Candidate>, Uuid),
+    Enqueue(Vec<Candidate>, Uuid),
+}
+
+/// See the module.
+#[derive(Default)]
+pub struct Scheduler {
+    reclaim: Reclaim,
+    sweep: Sweep,
+    /// Nodes that a recount asked for, and what was found out.
+    asked: Vec<String>,
+    tenants: HashMap<String, String>,
+}
+
+impl Scheduler {
+    /// The next operation of reclaiming; none if no lease has expired.
+    pub async fn reclaim(&mut self, book: &mut Book) -> Option<Effect> {
+        let (queue, store) = (&book.site.queue, &book.site.store);
+        let mut effect = Effect::default();
+        self.reclaim = match std::mem::take(&mut self.reclaim) {
+            Reclaim::Look => {
+                let (mut again, mut poison) = (Vec::new(), Vec::new());
+                for expired in queue.expired().await.unwrap() {
+                    let mut job = expired.claimed.job.unwrap();
+                    job.lost += u32::from(expired.started);
+                    let lost = if job.lost >= book.lost_max { &mut poison } else { &mut again };
+                    lost.push((expired.claimed.lease, job));
+                }
+                if again.is_empty() && poison.is_empty() {
+                    return None;
+                }
+                Reclaim::Record(again, poison)
+            }
+            Reclaim::Record(again, poison) => {
+                let outcomes: Vec<Outcome> = poison.iter().map(|(_, job)| poisonous(job)).collect();
+                store.record(&outcomes).await.unwrap();
+                book.in_vain.extend(poison.iter().map(|(_, job)| (job.node_id, None)));
+                Reclaim::ReturnRows(again, poison)
+            }
+            Reclaim::ReturnRows(again, poison) => {
+                let nodes: Vec<Uuid> = again.iter().map(|(_, job)| job.node_id).collect();
+                store.return_to_queue(&nodes).await.unwrap();
+                Reclaim::PutBack(again, poison)
+            }
+            Reclaim::PutBack(again, poison) => {
+                queue.reclaim(&again).await.unwrap();
+                Reclaim::Bury(poison)
+            }
+            Reclaim::Bury(poison) => {
+                let letter = |(lease, job): &Held| {
+                    DeadLetter::of_job(lease.clone(), job, "poison", FAILED_AT)
+                };
+                let letters: Vec<DeadLetter> = poison.iter().map(letter).collect();
+                queue.dead_letter(&letters, true).await.unwrap();
+                let ids = poison.into_iter().map(|(_, job)| job.job_id).collect();
+                effect = Ends::Jobs(ids).into();
+                Reclaim::Look
+            }
+        };
+        Some(effect)
+    }
+
+    /// The next operation of recounting.
+    pub async fn recount(&mut self, book: &Book, give_up_after: Duration) -> Recounted {
+        if !self.asked.is_empty() {
+            let asked = std::mem::take(&mut self.asked);
+            let ids: Vec<Uuid> = asked.iter().map(|node| node.parse().unwrap()).collect();
+            let known = book.site.store.tenants_of(&ids).await.unwrap();
+            self.tenants.extend(asked.into_iter().map(|node| (node, String::new())));
+            let known = known.into_iter().map(|(id, tenant)| (id.to_string(), tenant.to_string()));
+            self.tenants.extend(known);
+            return Recounted::Asked;
+        }
+        match book.site.queue.recount(give_up_after, &self.tenants).await.unwrap() {
+            Recount::Ask(nodes) => {
+                self.asked = nodes;
+                Recounted::Asked
+            }
+            Recount::Done { .. } => {
+                self.tenants.clear();
+                Recounted::Done
+            }
+            Recount::TooDeep => panic!("there are only a few jobs"),
+        }
+    }
+
+    /// The next operation of the sweep; none if it has come to the end.
+    pub async fn sweep(&mut self, book: &mut Book) -> Option<Effect> {
+        let site = book.site;
+        let mut effect = Effect::default();
+        self.sweep = match std::mem::take(&mut self.sweep) {
+            Sweep::Begin => self.look(book, None).await,
+            Sweep::Look(after) => self.look(book, after).await,
+            Sweep::AskForJobs(page) => {
+                let ids: Vec<Uuid> = page.iter().map(|node| node.id).collect();
+                let without = site.queue.without_job(&ids).await.unwrap();
+                let last = ids[ids.len() - 1];
+                let lost: Vec<Candidate> =
+                    page.into_iter().filter(|node| without.contains(&node.id)).collect();
+                if lost.is_empty() {
+                    Sweep::Look(Some(last))
+                } else {
+                    Sweep::ReturnRows(lost, last)
+                }
+            }
+            Sweep::ReturnRows(lost, last) => {
+                let ids: Vec<Uuid> = lost.iter().map(|node| node.id).collect();
+                site.store.return_to_queue(&ids).await.unwrap();
+                Sweep::Enqueue(lost, last)
+            }
+            Sweep::Enqueue(lost, last) => {
+                let job =
+                    |node: Candidate| book.new_job(node.id, node.tenant_id.as_str(), Action::Embed);
+                let jobs: Vec<Job> = lost.into_iter().map(job).collect();
+                site.queue.enqueue(&jobs, None).await.unwrap();
+                effect = Effect::past_the_limits();
+                Sweep::Look(Some(last))
+            }
+        };
+        (!matches!(self.sweep, Sweep::Begin)).then_some(effect)
+    }
+
+    async fn look(&self, book: &Book, after: Option<Uuid>) -> Sweep {
+        let page = book.site.store.open_nodes(after, PAGE, ANY_AGE).await.unwrap();
+        if page.is_empty() { Sweep::Begin } else { Sweep::AskForJobs(page) }
+    }
+}
+
+/// How far a recount has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recounted {
+    /// It wants to know the tenants of nodes first.
+    Asked,
+    Done,
+}
+
+fn poisonous(job: &Job) -> Outcome {
+    Outcome {
+        id: job.node_id,
+        status: NodeStatus::Failed,
+        error: "poison".to_owned(),
+        attempts: job.attempts,
+        begun: true,
+    }
+}

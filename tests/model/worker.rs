@@ -1,0 +1,253 @@
+//! A worker: it claims jobs, and takes each through its operations one by one.
+
+use std::{collections::HashMap, time::Duration};
+
+use vecmill::{
+    domain::{Action, FailureKind, Job, NodeStatus},
+    queue::{DeadLetter, Lease, TenantLimits},
+    store::{BeginJob, Outcome, TextRow, Vector},
+};
+
+use crate::{
+    book::{Book, Effect},
+    site::{LEASE, RETRY, our_vector},
+};
+
+/// What comes next for a job in hand.
+enum Next {
+    Begin,
+    /// The row has no text: record that.
+    Skip,
+    Start {
+        text: String,
+    },
+    Clear {
+        text: String,
+    },
+    Complete {
+        text: String,
+    },
+    Ack,
+    /// The text changed meanwhile, or the row is gone: the job goes back, its row first.
+    ReturnRow,
+    HandBack,
+    /// The job goes back, and its row was left to the end.
+    ReturnRowAtLast,
+    Retry {
+        delay: Duration,
+    },
+    Bury {
+        letter: DeadLetter,
+    },
+}
+
+struct Held {
+    lease: Lease,
+    token: String,
+    job: Job,
+    next: Next,
+}
+
+/// The jobs in its hand, in the order of their claims.
+#[derive(Default)]
+pub struct Worker {
+    hand: Vec<Held>,
+}
+
+impl Worker {
+    /// Claims jobs; none if none wait.
+    pub async fn claim(
+        &mut self,
+        book: &mut Book,
+        wanted: usize,
+        one_a_tenant: bool,
+    ) -> Option<Effect> {
+        if book.seen.keys.queue.is_empty() {
+            return None;
+        }
+        let limits = one_a_tenant.then(|| TenantLimits { default: 1, of_tenants: HashMap::new() });
+        let claimed = book.site.queue.claim(wanted, LEASE, limits.as_ref()).await.unwrap();
+        let after = book.site.look().await;
+        let mut tokens =
+            after.keys.inflight.into_keys().filter(|token| !book.holds(token)).collect::<Vec<_>>();
+        assert_eq!(tokens.len(), claimed.len(), "each job claimed is under a lease of its own");
+        for claimed in claimed {
+            let token = tokens.remove(0);
+            let (lease, job) = (claimed.lease, claimed.job.unwrap());
+            self.hand.push(Held { lease, token, job, next: Next::Begin });
+        }
+        Some(Effect::default())
+    }
+
+    /// Jobs in its hand.
+    pub fn jobs(&self) -> usize {
+        self.hand.len()
+    }
+
+    /// The next operation on a job.
+    pub async fn advance(&mut self, book: &Book, job: usize) -> Effect {
+        let held = &mut self.hand[job];
+        let (next, effect) = held.advance(book).await;
+        match next {
+            Some(next) => held.next = next,
+            None => drop(self.hand.remove(job)),
+        }
+        effect
+    }
+
+    /// Whether nothing has become of a job yet.
+    pub fn is_undecided(&self, job: usize) -> bool {
+        use Next::{Begin, Clear, Complete, Start};
+        matches!(self.hand[job].next, Begin | Start { .. } | Clear { .. } | Complete { .. })
+    }
+
+    /// Records that an undecided job failed. One whose row was not read yet can be tried again.
+    pub async fn fail(&mut self, book: &mut Book, job: usize, kind: FailureKind) -> Effect {
+        let held = &mut self.hand[job];
+        held.job.attempts += 1;
+        let text = match &held.next {
+            Next::Start { text } | Next::Clear { text } | Next::Complete { text } => Some(text),
+            _ => None,
+        };
+        let begun = text.is_some();
+        let is_permanent = kind == FailureKind::Permanent && begun;
+        let delay = if is_permanent { None } else { RETRY.delay(held.job.attempts) };
+        let status = if delay.is_some() { NodeStatus::Queued } else { NodeStatus::Failed };
+        if delay.is_none() {
+            book.in_vain.insert((held.job.node_id, text.cloned()));
+        }
+        record(book, &held.job, status, REASON, begun).await;
+        held.next = match delay {
+            Some(delay) => Next::Retry { delay },
+            None => Next::Bury {
+                letter: DeadLetter::of_job(held.lease.clone(), &held.job, REASON, FAILED_AT),
+            },
+        };
+        Effect::default()
+    }
+
+    /// Begins to hand an undecided job back.
+    pub async fn give_back(&mut self, book: &Book, job: usize, row_first: bool) -> Effect {
+        let held = &mut self.hand[job];
+        if row_first {
+            book.site.store.return_to_queue(&[held.job.node_id]).await.unwrap();
+            held.next = Next::HandBack;
+            return Effect::default();
+        }
+        held.next = Next::ReturnRowAtLast;
+        held.hand_back(book).await
+    }
+
+    /// Prolongs all leases. A worker that is told of one that it lost goes on all the same.
+    pub async fn extend(&mut self, book: &Book) -> Option<Effect> {
+        if self.hand.is_empty() {
+            return None;
+        }
+        let leases: Vec<Lease> = self.hand.iter().map(|held| held.lease.clone()).collect();
+        let lost = book.site.queue.extend(&leases, LEASE).await.unwrap();
+        let gone = self.hand.iter().filter(|held| !book.holds(&held.token));
+        let gone: Vec<Lease> = gone.map(|held| held.lease.clone()).collect();
+        assert_eq!(lost, gone, "a worker is told which leases it lost");
+        Some(Effect::default())
+    }
+}
+
+const REASON: &str = "the model failed";
+const FAILED_AT: f64 = 1_795_477_999.5;
+
+impl Held {
+    /// The next operation; what comes after it, unless the job is out of hand.
+    async fn advance(&mut self, book: &Book) -> (Option<Next>, Effect) {
+        let (queue, store) = (&book.site.queue, &book.site.store);
+        let (lease, job) = (self.lease.clone(), &self.job);
+        let node = job.node_id;
+        match &self.next {
+            Next::Begin => {
+                let refresh = job.action == Action::Refresh;
+                let begin = BeginJob { id: node, tenant_id: job.tenant_id.clone(), refresh };
+                let row = store.begin(&[begin]).await.unwrap().pop();
+                (Some(after_reading(job, row)), Effect::default())
+            }
+            Next::Skip => {
+                record(book, job, NodeStatus::Skipped, "no text", true).await;
+                (Some(Next::Ack), Effect::default())
+            }
+            Next::Start { text } => {
+                queue.start(&[lease]).await.unwrap();
+                (Some(Next::Clear { text: text.clone() }), Effect::under(&self.token))
+            }
+            Next::Clear { text } => {
+                queue.clear(&[lease]).await.unwrap();
+                (Some(Next::Complete { text: text.clone() }), Effect::under(&self.token))
+            }
+            Next::Complete { text } => {
+                let vector = Vector {
+                    id: node,
+                    text: text.clone(),
+                    source_hash: hash_of(text),
+                    values: our_vector(text),
+                    truncated: false,
+                    attempts: job.attempts,
+                };
+                let stored = store.complete(&[vector]).await.unwrap();
+                let next = if stored == [node] { Next::Ack } else { Next::ReturnRow };
+                (Some(next), Effect::default())
+            }
+            Next::Ack => {
+                let stale = queue.ack(&[(lease, job.clone())]).await.unwrap();
+                self.assert_told(book, stale);
+                (None, Effect::under(&self.token).ending(job))
+            }
+            Next::ReturnRow | Next::ReturnRowAtLast => {
+                store.return_to_queue(&[node]).await.unwrap();
+                let at_last = matches!(self.next, Next::ReturnRowAtLast);
+                ((!at_last).then_some(Next::HandBack), Effect::default())
+            }
+            Next::HandBack => (None, self.hand_back(book).await),
+            Next::Retry { delay } => {
+                let stale = queue.retry(&[(lease, job.clone(), *delay)]).await.unwrap();
+                self.assert_told(book, stale);
+                let effect = Effect::under(&self.token);
+                // A job for a newer text takes its place.
+                let is_replaced = book.seen.keys.changed.contains_key(&node.to_string());
+                (None, if is_replaced { effect.ending(job) } else { effect })
+            }
+            Next::Bury { letter } => {
+                let (stale, _) =
+                    queue.dead_letter(std::slice::from_ref(letter), false).await.unwrap();
+                self.assert_told(book, stale);
+                (None, Effect::under(&self.token).ending(job))
+            }
+        }
+    }
+
+    async fn hand_back(&self, book: &Book) -> Effect {
+        let back = book.site.queue.hand_back(std::slice::from_ref(&self.lease)).await.unwrap();
+        self.assert_told(book, 1 - back);
+        Effect::under(&self.token)
+    }
+
+    fn assert_told(&self, book: &Book, stale: u64) {
+        assert_eq!(stale == 0, book.holds(&self.token), "a worker is told when it lost its lease");
+    }
+}
+
+/// What to do with a job, by its row.
+fn after_reading(job: &Job, row: Option<TextRow>) -> Next {
+    let Some(row) = row else { return Next::Ack };
+    let Some(text) = row.text else { return Next::Skip };
+    let is_done = row.status == NodeStatus::Ready
+        && row.has_embedding
+        && row.source_hash.as_deref() == Some(hash_of(&text).as_str());
+    if is_done && job.action == Action::Embed { Next::Ack } else { Next::Start { text } }
+}
+
+fn hash_of(text: &str) -> String {
+    format!("hash of {text}")
+}
+
+async fn record(book: &Book, job: &Job, status: NodeStatus, error: &str, begun: bool) {
+    let outcome =
+        Outcome { id: job.node_id, status, error: error.to_owned(), attempts: job.attempts, begun };
+    book.site.store.record(&[outcome]).await.unwrap();
+}
