@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     checker::{Checked, Expected, check},
-    plan::{Plan, Row, short_or_full},
+    plan::{Plan, Row, is_full, short_or_full},
     site::{DEADLINE, Site, Stores, texts},
 };
 use crate::common::{TestPostgres, TestRedis, send_signal, wait_until};
@@ -102,6 +102,39 @@ async fn a_redis_restarted_without_its_data_is_filled_again() {
         async |site| site.redis_server.as_mut().unwrap().restart(),
     )
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_without_its_data_is_full_again_within_a_minute() {
+    if !is_full() {
+        // The default interval of the sweep is half a minute.
+        return;
+    }
+    let _plan = Plan::new("Redis without its data, default intervals").await;
+    let mut row = Row::new("Redis without its data, default intervals", Stores::Shared.name());
+    let dsn = TestPostgres::shared().database().await;
+    let dir = tempfile::tempdir().unwrap();
+    let settings = [("EMBEDDING_SWEEP_INTERVAL_SECONDS", "30"), ("EMBEDDING_LEASE_SECONDS", "30")];
+    let mut site = Site::on(Stores::Shared, dir, Some(TestRedis::start()), dsn, &settings);
+    // Slow enough that most of the work is still to be done when the sweep comes.
+    let (_, url) = site.start_all(Duration::from_millis(500)).await;
+    let ids = site.ingest(&url, &texts(1_200)).await;
+    let progress = site.progress().await;
+    progress.reach(40).await;
+    let redis = site.redis_server.as_mut().unwrap();
+    redis.kill();
+    redis.restart();
+    let restarted = Instant::now();
+    wait_until(2 * DEADLINE, async || {
+        let waiting: u64 = site.redis("LLEN embedding:queue").parse().unwrap();
+        let in_flight: u64 = site.redis("HLEN embedding:queue:inflight").parse().unwrap();
+        waiting + in_flight + progress.ready().await.unwrap() >= 1_200
+    })
+    .await;
+    let refilled = restarted.elapsed();
+    println!("every open node is queued again {refilled:?} after the restart");
+    row.recovered(refilled);
+    row.checked(check(&site, &Expected { ids: &ids, ..Expected::default() }).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
