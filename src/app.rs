@@ -40,6 +40,8 @@ pub struct App {
     config: Config,
     http: Option<HttpServer>,
     workers: Option<Workers>,
+    /// Why embedding while clients wait cannot go on.
+    inline_failure: Option<watch::Receiver<Option<String>>>,
     queue: Option<Arc<Queue>>,
     private_redis: Option<PrivateRedis>,
 }
@@ -90,7 +92,14 @@ impl App {
         let store = Store::connect(&config.dsn, dimension).await?;
         store.migrate().await?;
 
-        let mut app = Self { config, http: None, workers: None, queue: None, private_redis: None };
+        let mut app = Self {
+            config,
+            http: None,
+            workers: None,
+            inline_failure: None,
+            queue: None,
+            private_redis: None,
+        };
         match app.start_upper(role, store, model, intensity, listener).await {
             Ok(()) => Ok(app),
             Err(error) => {
@@ -145,7 +154,9 @@ impl App {
             Mode::Queued { queue, limits, workers: ready }
         } else {
             let model = model.ok_or_else(|| anyhow!("EMBEDDING_ASYNC=false needs a model"))?;
-            Mode::Inline(InlineEmbedder::start(model, worker)?)
+            let (fatal, inline_failure) = watch::channel(None);
+            self.inline_failure = Some(inline_failure);
+            Mode::Inline(InlineEmbedder::start(model, worker, fatal)?)
         };
         if let Some(listener) = listener {
             let runtime = Runtime::new(store, mode, retry_after);
@@ -167,6 +178,14 @@ impl App {
                 None => std::future::pending().await,
             }
         };
+        let inline = async {
+            match &mut self.inline_failure {
+                Some(failure) => {
+                    failure.wait_for(Option::is_some).await.ok().and_then(|f| f.clone())
+                }
+                None => std::future::pending().await,
+            }
+        };
         let http = async {
             match &mut self.http {
                 Some(http) => http.ended.changed().await.is_ok(),
@@ -175,6 +194,7 @@ impl App {
         };
         tokio::select! {
             reason = workers => reason,
+            Some(reason) = inline => reason,
             _ = http => "the HTTP server ended".to_owned(),
         }
     }

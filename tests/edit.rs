@@ -159,7 +159,9 @@ async fn node_with(app: &TestApp, text: &str) -> String {
 
 /// Changes a node; the answer, which must have this status.
 async fn patch(app: &TestApp, id: &str, body: &Value, expected: u16) -> Value {
-    let (status, answer) = app.patch(&format!("/nodes/{id}"), body).await;
+    let (_, node) = app.get(&format!("/nodes/{id}")).await;
+    let owner = node["tenant_id"].as_str().unwrap_or("acme");
+    let (status, answer) = app.patch(&format!("/nodes/{id}?tenant_id={owner}"), body).await;
     assert_eq!(status.as_u16(), expected, "{body}: {answer}");
     answer
 }

@@ -2,6 +2,7 @@
 //! empty, ours, or one that an ActiveKG installation made and still uses.
 
 mod m0001_nodes;
+mod m0002_stale;
 
 use sea_orm_migration::{MigratorTraitSelf, prelude::*, sea_orm::DatabaseTransaction};
 
@@ -14,7 +15,10 @@ pub struct Migrator {
 
 impl MigratorTraitSelf for Migrator {
     fn migrations(&self) -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m0001_nodes::Migration { dimension: self.dimension })]
+        vec![
+            Box::new(m0001_nodes::Migration { dimension: self.dimension }),
+            Box::new(m0002_stale::Migration),
+        ]
     }
 
     /// A name of our own: another program may keep its books in the default one.

@@ -27,7 +27,7 @@ pub struct Config {
     pub model: ModelSettings,
     /// The workers.
     pub worker: WorkerConfig,
-    /// How long a shutdown waits for work in hand.
+    /// Within which time a shutdown finishes work in hand or hands it back.
     pub shutdown_grace: Duration,
 }
 

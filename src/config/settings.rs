@@ -35,7 +35,7 @@ pub struct Settings {
     /// Directory of fetched models
     #[arg(long, env = "VECMILL_MODELS_DIR", default_value = "./models", value_name = "DIR")]
     vecmill_models_dir: String,
-    /// Seconds that a shutdown waits for work in hand
+    /// Seconds within which a shutdown finishes work in hand or hands it back
     #[arg(long, env = "VECMILL_SHUTDOWN_GRACE", default_value = "30", value_name = "SECONDS")]
     vecmill_shutdown_grace: String,
     /// Jobs in queue, in flight and waiting for a retry above which ingest answers 429

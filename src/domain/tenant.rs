@@ -77,6 +77,11 @@ impl TenantScope {
         tenant.map_or(Self::All, Self::One)
     }
 
+    /// The scope of a write: an absent tenant means `default`.
+    pub fn of_write(tenant: Option<TenantId>) -> Self {
+        Self::One(tenant.unwrap_or_default())
+    }
+
     /// The one tenant of this scope, if it has one.
     pub fn tenant(&self) -> Option<&TenantId> {
         match self {

@@ -243,19 +243,19 @@ impl NodesApi {
     ///
     /// The body is a JSON merge patch (RFC 7396) of the node's `props`, `metadata` and
     /// `payload_ref`. A change of the text makes the node `queued`, and its vector follows; until
-    /// then the old one stays. With the same text it keeps its vector and status. A limit or an
-    /// outage fails the request, and then nothing is changed.
+    /// then the old one stays. With the same text it keeps its vector and status. A limit fails the
+    /// request, and then nothing is changed; after an outage, ask for the node.
     #[oai(path = "/nodes/:id", method = "patch", operation_id = "update_node")]
     async fn update(
         &self,
         Data(runtime): Data<&Runtime>,
         /// The node.
         id: Path<Uuid>,
-        /// The tenant that must own it; any when absent.
+        /// The tenant that must own it; `default` when absent.
         tenant_id: Query<TenantId>,
         patch: JsonBody<NodePatch>,
     ) -> Result<UpdateResponse, Failure<UpdateFails>> {
-        let scope = TenantScope::from_optional(tenant_id.0);
+        let scope = TenantScope::of_write(tenant_id.0);
         let node = NodeChanged::from(runtime.edit(scope, id.0, patch.0).await?);
         Ok(match node.job_id {
             Some(_) => UpdateResponse::Accepted(Json(node)),
@@ -272,10 +272,10 @@ impl NodesApi {
         Data(runtime): Data<&Runtime>,
         /// The node.
         id: Path<Uuid>,
-        /// The tenant that must own it; any when absent.
+        /// The tenant that must own it; `default` when absent.
         tenant_id: Query<TenantId>,
     ) -> Result<DeleteResponse, Failure<ReadFails>> {
-        let scope = TenantScope::from_optional(tenant_id.0);
+        let scope = TenantScope::of_write(tenant_id.0);
         runtime.delete(scope, id.0).await?;
         Ok(DeleteResponse::Deleted)
     }

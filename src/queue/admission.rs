@@ -1,4 +1,5 @@
-//! How jobs come in: admission, publication, and enqueueing of nodes that have a row already.
+//! How jobs come in: admission, publication, enqueueing of nodes that have a row already; and what
+//! becomes of them when their node changes or goes.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -49,9 +50,9 @@ pub enum Enqueued {
 const RESERVATION_TTL: Duration = Duration::from_secs(60);
 /// Jobs in one call of a script, so that no call holds the server for long.
 const JOBS_PER_CALL: usize = 500;
-/// Entries among which the jobs of a node that is gone are looked for (about 5 ms of the
-/// server's time); deeper ones end when they are claimed.
-const FORGET_MAX_ENTRIES: usize = 20_000;
+/// Entries among which the job of a node that changes or goes is looked for (about 5 ms of the
+/// server's time); a deeper one sees that when it is claimed.
+const SEARCH_MAX_ENTRIES: usize = 20_000;
 
 impl Queue {
     /// Decides on a request and counts its jobs, in one step: a hundred requests at once cannot
@@ -105,6 +106,7 @@ impl Queue {
     pub async fn change(&self, reservation: &Reservation, job: &Job) -> Result<String, QueueError> {
         let mut args = vec![Value::from(reservation.0.as_str())];
         args.extend(job_arguments(job));
+        args.push(SEARCH_MAX_ENTRIES.to_string().into());
         self.run(&self.scripts.change, args).await
     }
 
@@ -113,7 +115,7 @@ impl Queue {
         let args = vec![
             node.to_string().into(),
             tenant.as_str().into(),
-            FORGET_MAX_ENTRIES.to_string().into(),
+            SEARCH_MAX_ENTRIES.to_string().into(),
         ];
         self.run(&self.scripts.forget, args).await
     }

@@ -25,7 +25,7 @@ use tracing::debug;
 
 pub use admission::{Admission, Enqueued, Limits, Reservation};
 pub use private_redis::{PrivateRedis, PrivateRedisError};
-pub use repair::{Expired, Recount};
+pub use repair::{Expired, Lock, Recount};
 pub use work::{Claimed, DeadLetter, Lease, TenantLimits};
 
 use crate::config::QueueConfig;
@@ -43,7 +43,7 @@ pub struct Queue {
 /// The names of the keys.
 struct Keys {
     queue: String,
-    sweep_lock: String,
+    locks: [String; 2],
     pending_prefix: String,
     tenant_prefix: String,
     /// What every script gets as KEYS.
@@ -64,10 +64,12 @@ impl Keys {
             ours("orphans"),
             ours("started"),
             ours("changed"),
+            ours("sweep-lock"),
+            ours("reclaim-lock"),
         ];
         Self {
             queue: config.queue_key.clone(),
-            sweep_lock: ours("sweep-lock"),
+            locks: [ours("sweep-lock"), ours("reclaim-lock")],
             pending_prefix: config.pending_prefix.clone(),
             tenant_prefix: config.tenant_pending_prefix.clone(),
             for_scripts: names.into_iter().map(Key::from).collect(),
@@ -153,7 +155,7 @@ impl From<Error> for QueueError {
 const WAITER_PATIENCE: Duration = Duration::from_secs(5);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How many of the jobs next in line are looked at for their age.
-const AGE_SAMPLE: u64 = 64;
+const AGE_SAMPLE: u64 = 16;
 
 impl Queue {
     /// Runs a script with the common keys and arguments before its own.

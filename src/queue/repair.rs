@@ -5,10 +5,7 @@ use std::{
     time::Duration,
 };
 
-use fred::{
-    interfaces::KeysInterface,
-    types::{Expiration, SetOptions, Value},
-};
+use fred::{interfaces::KeysInterface, types::Value};
 use uuid::Uuid;
 
 use super::{Claimed, Lease, Queue, QueueError};
@@ -34,6 +31,15 @@ pub enum Recount {
         /// Tenants whose count held another type than a string, and was made anew.
         mistyped: Vec<String>,
     },
+}
+
+/// What one process at a time does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lock {
+    /// Counting anew and enqueueing lost jobs.
+    Sweep,
+    /// Taking back the jobs of lost workers.
+    Reclaim,
 }
 
 /// A job whose worker gave no sign of life.
@@ -74,14 +80,15 @@ impl Queue {
             .collect())
     }
 
-    /// Puts jobs whose lease is still expired back in their place, rewritten as given.
+    /// Puts jobs whose lease is still expired back in their place, rewritten as given. Returns how
+    /// many leases had expired.
     pub async fn reclaim(&self, jobs: &[(Lease, Job)]) -> Result<u64, QueueError> {
         if jobs.is_empty() {
             return Ok(0);
         }
-        let args = jobs
-            .iter()
-            .flat_map(|(lease, job)| [Value::from(lease.0.as_str()), job.encode().into()]);
+        let args = jobs.iter().flat_map(|(lease, job)| {
+            [Value::from(lease.0.as_str()), job.node_id.to_string().into(), job.encode().into()]
+        });
         self.run(&self.scripts.reclaim, args.collect()).await
     }
 
@@ -143,25 +150,29 @@ impl Queue {
         }
     }
 
-    /// Takes the lock of the sweep for `ttl`, if nobody holds it. Returns what gives it back.
-    pub async fn lock_sweep(&self, ttl: Duration) -> Result<Option<String>, QueueError> {
+    /// Takes a lock for `ttl`, if nobody holds it. Returns what gives it back.
+    pub async fn lock(&self, lock: Lock, ttl: Duration) -> Result<Option<String>, QueueError> {
         let token = Uuid::new_v4().to_string();
-        let taken: Option<String> = self
-            .client
-            .set(
-                self.keys.sweep_lock.as_str(),
-                token.as_str(),
-                Some(Expiration::PX(ttl.as_millis() as i64)),
-                Some(SetOptions::NX),
-                false,
-            )
-            .await?;
-        Ok(taken.map(|_| token))
+        let args = vec![
+            self.lock_key(lock).into(),
+            token.as_str().into(),
+            ttl.as_millis().to_string().into(),
+        ];
+        let taken: u64 = self.run(&self.scripts.lock, args).await?;
+        Ok((taken == 1).then_some(token))
     }
 
-    /// Gives the lock of the sweep back, unless it has run out meanwhile.
-    pub async fn unlock_sweep(&self, token: &str) -> Result<(), QueueError> {
-        let args = vec![self.keys.sweep_lock.as_str().into(), token.into()];
+    /// Gives a lock back, unless it has run out meanwhile.
+    pub async fn unlock(&self, lock: Lock, token: &str) -> Result<(), QueueError> {
+        let args = vec![self.lock_key(lock).into(), token.into()];
         self.run(&self.scripts.unlock, args).await
+    }
+
+    fn lock_key(&self, lock: Lock) -> &str {
+        let [sweep, reclaim] = &self.keys.locks;
+        match lock {
+            Lock::Sweep => sweep,
+            Lock::Reclaim => reclaim,
+        }
     }
 }

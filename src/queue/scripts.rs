@@ -39,6 +39,7 @@ scripts!(
     extend,
     forget,
     hand_back,
+    lock,
     misused,
     promote,
     publish,

@@ -1,4 +1,4 @@
-//! What a worker does with jobs: claim, extend, and the four ways to let go.
+//! What a worker does with jobs: claim, extend, note what a model is at, and the four ways to let go.
 
 use std::{
     collections::HashMap,
@@ -207,15 +207,19 @@ impl Queue {
         self.run(&self.scripts.dead_letter, args).await
     }
 
-    /// Puts jobs back in their places, attempts unchanged. Returns how many: a lease that holds
-    /// nothing any more puts nothing back.
-    pub async fn hand_back(&self, leases: &[Lease]) -> Result<u64, QueueError> {
-        if leases.is_empty() {
+    /// Puts jobs, each with its node if it is one, back in their places, attempts unchanged; a job
+    /// whose text has changed gives way to that of the newer text. Returns how many leases still
+    /// held a job.
+    pub async fn hand_back(&self, held: &[(Lease, Option<Uuid>)]) -> Result<u64, QueueError> {
+        if held.is_empty() {
             return Ok(0);
         }
-        let mut in_claim_order: Vec<&Lease> = leases.iter().collect();
+        let mut in_claim_order: Vec<&(Lease, Option<Uuid>)> = held.iter().collect();
         in_claim_order.sort();
-        let args = in_claim_order.iter().map(|lease| Value::from(lease.0.as_str())).collect();
-        self.run(&self.scripts.hand_back, args).await
+        let args = in_claim_order.iter().flat_map(|(lease, node)| {
+            let node = node.map(|node| node.to_string()).unwrap_or_default();
+            [Value::from(lease.0.as_str()), node.into()]
+        });
+        self.run(&self.scripts.hand_back, args.collect()).await
     }
 }

@@ -1,8 +1,9 @@
 //! The ways in which a worker ends jobs. Each forgets the jobs afterwards.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use tracing::{error, info, warn};
+use uuid::Uuid;
 
 use super::{
     context::unix_now,
@@ -35,11 +36,9 @@ async fn fail_after(
     begun: bool,
 ) {
     let retry = &worker.context.config.retry;
+    let mut ended: Vec<(Held, Option<Duration>)> = Vec::with_capacity(jobs.len());
     let mut outcomes = Vec::with_capacity(jobs.len());
-    let mut retries: Vec<(Lease, Job, Duration)> = Vec::new();
-    let mut letters = Vec::new();
-    for (lease, job) in &jobs {
-        let mut job = job.clone();
+    for (lease, mut job) in jobs {
         job.attempts += 1;
         let delay = match kind {
             FailureKind::Permanent => None,
@@ -54,12 +53,27 @@ async fn fail_after(
             attempts: job.attempts,
             begun,
         });
+        ended.push(((lease, job), delay));
+    }
+    let recorded = record(worker, &outcomes).await;
+    let mut retries: Vec<(Lease, Job, Duration)> = Vec::new();
+    let (mut letters, mut jobs, mut moot) = (Vec::new(), Vec::new(), Vec::new());
+    for ((lease, job), delay) in ended {
+        if begun && !recorded.contains(&job.node_id) {
+            // The row has another text by now, or is not this worker's any more: what failed is
+            // not what it holds. The next claim finds out.
+            moot.push((lease, job));
+            continue;
+        }
         match delay {
-            Some(delay) => retries.push((lease.clone(), job, delay)),
+            Some(delay) => retries.push((lease.clone(), job.clone(), delay)),
             None => letters.push(DeadLetter::of_job(lease.clone(), &job, reason, unix_now())),
         }
+        jobs.push((lease, job));
     }
-    record(worker, &outcomes).await;
+    if !moot.is_empty() {
+        worker.hand_back(&moot).await;
+    }
     metrics::jobs_ended("retry", retries.len());
     metrics::jobs_ended("failed", letters.len());
     match worker.insist(|| worker.context.queue.retry(&retries)).await {
@@ -84,8 +98,15 @@ pub async fn skip(worker: &Worker, skipped: Vec<(Held, &'static str)>) {
             begun: true,
         })
         .collect();
-    record(worker, &outcomes).await;
-    let jobs: Vec<Held> = skipped.into_iter().map(|(held, _)| held).collect();
+    let recorded = record(worker, &outcomes).await;
+    // As in a failure: a row that was not marked is not the one that has no text.
+    let (jobs, moot): (Vec<Held>, Vec<Held>) = skipped
+        .into_iter()
+        .map(|(held, _)| held)
+        .partition(|(_, job)| recorded.contains(&job.node_id));
+    if !moot.is_empty() {
+        worker.hand_back(&moot).await;
+    }
     end(worker, "skipped", &jobs).await;
 }
 
@@ -127,16 +148,20 @@ pub fn report_evictions(evicted: u64) {
 }
 
 /// Writes outcomes; a statement that is refused is split, so that one bad row harms no other.
-async fn record(worker: &Worker, outcomes: &[Outcome]) {
+/// Answers the nodes whose rows are about these outcomes.
+async fn record(worker: &Worker, outcomes: &[Outcome]) -> HashSet<Uuid> {
+    let mut recorded = HashSet::with_capacity(outcomes.len());
     let mut parts = vec![outcomes];
     while let Some(part) = parts.pop() {
         if part.is_empty() {
             continue;
         }
         match worker.insist(|| worker.context.store.record(part)).await {
-            Ok(()) => {}
+            Ok(changed) => recorded.extend(changed),
             Err(error) if part.len() == 1 => {
                 error!(error = %Chain(&error), node = %part[0].id, "cannot record an outcome");
+                // Its job ends all the same: another try would be refused, too.
+                recorded.insert(part[0].id);
             }
             Err(_) => {
                 let (first, second) = part.split_at(part.len() / 2);
@@ -144,4 +169,5 @@ async fn record(worker: &Worker, outcomes: &[Outcome]) {
             }
         }
     }
+    recorded
 }

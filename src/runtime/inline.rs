@@ -1,10 +1,12 @@
 //! Embedding while the client waits: `EMBEDDING_ASYNC=false`.
 
 use std::{
+    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use tokio::sync::watch;
 use tracing::error;
 use uuid::Uuid;
 
@@ -13,6 +15,7 @@ use super::{
     context::source_hash,
     finish::is_unit,
     prepare::{encode_all, reason_without_text},
+    restart::{Decision, HANGS, RestartHistory},
 };
 use crate::{
     config::WorkerConfig,
@@ -39,14 +42,38 @@ pub struct InlineEmbedder {
     batch_tokens: usize,
     batch_texts: usize,
     batch_timeout: Duration,
+    started: Instant,
+    hangs: Mutex<RestartHistory>,
+    fatal: watch::Sender<Option<String>>,
+}
+
+/// How a thread was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lost {
+    Panicked,
+    Hangs,
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Panicked => "panicked",
+            Self::Hangs => "hangs",
+        })
+    }
 }
 
 impl InlineEmbedder {
-    /// Starts the thread. Batches are as large, and may take as long, as `config` says.
+    /// Starts the thread. Batches are as large, and may take as long, as `config` says. When models
+    /// hang too often, the reason to end the process goes to `fatal`.
     ///
     /// # Errors
     /// The system has no thread to give.
-    pub fn start(model: Model, config: &WorkerConfig) -> std::io::Result<Self> {
+    pub fn start(
+        model: Model,
+        config: &WorkerConfig,
+        fatal: watch::Sender<Option<String>>,
+    ) -> std::io::Result<Self> {
         let thread = BackendThread::spawn(THREAD, model.backend.clone())?;
         Ok(Self {
             model,
@@ -54,6 +81,9 @@ impl InlineEmbedder {
             batch_tokens: config.batch_tokens,
             batch_texts: config.batch_texts,
             batch_timeout: config.batch_timeout,
+            started: Instant::now(),
+            hangs: Mutex::new(RestartHistory::new(HANGS)),
+            fatal,
         })
     }
 
@@ -197,17 +227,17 @@ impl InlineEmbedder {
     ) -> Result<Result<Vec<Vec<f32>>, EmbedError>, RuntimeError> {
         let thread = Arc::clone(&self.thread());
         let answer = tokio::select! {
-            answer = thread.submit(batch) => answer.ok(),
-            () = thread.hangs(self.batch_timeout) => None,
+            answer = thread.submit(batch) => answer.map_err(|_| Lost::Panicked),
+            () = thread.hangs(self.batch_timeout) => Err(Lost::Hangs),
         };
         match answer {
-            Some(Err(error @ EmbedError::Device(_))) => {
+            Ok(Err(error @ EmbedError::Device(_))) => {
                 error!(error = %Chain(&error), "the device is away");
                 Err(RuntimeError::Embedder)
             }
-            Some(answer) => Ok(answer),
-            None => {
-                self.replace(&thread);
+            Ok(answer) => Ok(answer),
+            Err(lost) => {
+                self.replace(&thread, lost);
                 Err(RuntimeError::Embedder)
             }
         }
@@ -219,12 +249,19 @@ impl InlineEmbedder {
     }
 
     /// Starts another thread in the place of one that is lost, unless somebody did so already.
-    fn replace(&self, lost: &Arc<BackendThread>) {
+    fn replace(&self, lost: &Arc<BackendThread>, how: Lost) {
         let mut thread = self.thread();
         if !Arc::ptr_eq(&thread, lost) {
             return;
         }
-        error!("the inference thread panicked or hangs; starting another");
+        error!("the inference thread {how}; starting another");
+        if how == Lost::Hangs {
+            let mut hangs = self.hangs.lock().unwrap_or_else(PoisonError::into_inner);
+            if hangs.on_failure(self.started.elapsed()) == Decision::GiveUp {
+                let reason = "models hang, and only the process can end their threads";
+                self.fatal.send_replace(Some(reason.to_owned()));
+            }
+        }
         match BackendThread::spawn(THREAD, self.model.backend.clone()) {
             Ok(next) => *thread = Arc::new(next),
             Err(error) => error!(%error, "cannot start another inference thread"),

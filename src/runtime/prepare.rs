@@ -166,6 +166,7 @@ struct Source {
 async fn select_texts(worker: &Worker, jobs: Vec<Held>, rows: Vec<TextRow>) -> Vec<Source> {
     let mut rows: HashMap<Uuid, TextRow> = rows.into_iter().map(|row| (row.id, row)).collect();
     let (mut gone, mut unchanged, mut skipped, mut sources) = (vec![], vec![], vec![], vec![]);
+    let mut unmarked: Vec<BeginJob> = Vec::new();
     for (lease, job) in jobs {
         // A foreign producer may enqueue a node twice; the second job finds nothing to do.
         let Some(row) = rows.remove(&job.node_id) else {
@@ -177,14 +178,22 @@ async fn select_texts(worker: &Worker, jobs: Vec<Held>, rows: Vec<TextRow>) -> V
             continue;
         };
         let hash = source_hash(&worker.context.model, &text);
-        let is_done = row.status == NodeStatus::Ready
-            && row.has_embedding
-            && row.source_hash.as_deref() == Some(hash.as_str());
-        if is_done && job.action == Action::Embed {
+        let looks_done =
+            row.status == NodeStatus::Ready && row.has_embedding && job.action == Action::Embed;
+        if looks_done && row.source_hash.as_deref() == Some(hash.as_str()) {
             unchanged.push((lease, job));
-        } else {
-            sources.push(Source { held: (lease, job), text, hash });
+            continue;
         }
+        if looks_done {
+            let tenant_id = job.tenant_id.clone();
+            unmarked.push(BeginJob { id: job.node_id, tenant_id, refresh: true });
+        }
+        sources.push(Source { held: (lease, job), text, hash });
+    }
+    // Another model made the vector, or another program. A row that is not `processing` would not
+    // take the failure of its job, which would then be tried for ever.
+    if let Err(error) = worker.context.store.begin(&unmarked).await {
+        warn!(error = %Chain(&error), "cannot mark nodes whose vector is of another model");
     }
     if !skipped.is_empty() {
         endings::skip(worker, skipped).await;

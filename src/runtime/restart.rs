@@ -16,6 +16,15 @@ pub struct RestartIntensity {
     pub max_delay: Duration,
 }
 
+/// How often models may hang: each hang leaves a thread behind that may keep a core busy, until the
+/// process ends.
+pub const HANGS: RestartIntensity = RestartIntensity {
+    max_restarts: 3,
+    period: Duration::from_secs(3600),
+    base_delay: Duration::ZERO,
+    max_delay: Duration::ZERO,
+};
+
 impl Default for RestartIntensity {
     fn default() -> Self {
         Self {

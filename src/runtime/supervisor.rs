@@ -17,7 +17,7 @@ use super::{
     context::Context,
     dispatcher::{Dispatcher, DispatcherArguments, DispatcherMsg},
     embedder::{Embedder, EmbedderArguments, EmbedderMsg, ModelHangs},
-    restart::{Decision, RestartHistory, RestartIntensity},
+    restart::{Decision, HANGS, RestartHistory, RestartIntensity},
     retry_scheduler::RetryScheduler,
     throttler::{Throttler, ThrottlerMsg},
 };
@@ -328,14 +328,6 @@ impl Actor for Supervisor {
         Ok(())
     }
 }
-
-/// Each hang leaves a thread behind that may keep a core busy, until the process ends.
-const HANGS: RestartIntensity = RestartIntensity {
-    max_restarts: 3,
-    period: Duration::from_secs(3600),
-    base_delay: Duration::ZERO,
-    max_delay: Duration::ZERO,
-};
 
 /// An actor that does not stop in this time is killed with its parent.
 const STOP_DEADLINE: Duration = Duration::from_secs(1);

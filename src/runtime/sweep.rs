@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     domain::{Action, Job, NodeStatus},
-    queue::{DeadLetter, Enqueued, QueueError, Recount},
+    queue::{DeadLetter, Enqueued, Lock, QueueError, Recount},
     store::{Outcome, StoreError},
     telemetry::{Chain, metrics},
 };
@@ -21,7 +21,9 @@ use crate::{
 /// A job that loses its worker this often is a dead letter.
 const LOST_MAX: u32 = 3;
 /// The lock of the sweep outlives a sweep, but not long a process that died in it.
-const LOCK_TTL: Duration = Duration::from_secs(30);
+const SWEEP_TTL: Duration = Duration::from_secs(30);
+/// The same for a look after lost workers.
+const RECLAIM_TTL: Duration = Duration::from_secs(10);
 /// Rows looked at together.
 const PAGE: u64 = 500;
 /// A recount asks again while foreign consumers start on jobs.
@@ -49,10 +51,18 @@ impl Outage for SweepError {
 
 /// Gives jobs whose worker is lost to other workers, and buries those that lose every worker.
 pub async fn reclaim(context: Arc<Context>) -> Result<(), SweepError> {
-    let expired = context.queue.expired().await?;
-    if expired.is_empty() {
+    if context.queue.expired().await?.is_empty() {
         return Ok(());
     }
+    // Two at once would write rows of jobs that the other has given away already.
+    let Some(lock) = context.queue.lock(Lock::Reclaim, RECLAIM_TTL).await? else { return Ok(()) };
+    let outcome = reclaim_expired(&context).await;
+    context.queue.unlock(Lock::Reclaim, &lock).await?;
+    outcome
+}
+
+async fn reclaim_expired(context: &Context) -> Result<(), SweepError> {
+    let expired = context.queue.expired().await?;
     let (mut again, mut poison, mut letters) = (Vec::new(), Vec::new(), Vec::new());
     for expired in expired {
         let lease = expired.claimed.lease;
@@ -85,8 +95,15 @@ pub async fn reclaim(context: Arc<Context>) -> Result<(), SweepError> {
         })
         .collect();
     // Rows first: until the scripts run, the jobs are still under their leases.
-    if !outcomes.is_empty() {
-        unless_refused(context.store.record(&outcomes).await)?;
+    if !outcomes.is_empty()
+        && let Some(changed) = unless_refused(context.store.record(&outcomes).await)?
+    {
+        // A row that has another text by now has nothing to do with those losses.
+        let is_moot = |(_, job): &mut Held| !changed.contains(&job.node_id);
+        again.extend(poison.extract_if(.., is_moot).map(|(lease, mut job)| {
+            job.lost = 0;
+            (lease, job)
+        }));
     }
     let nodes: Vec<Uuid> = again.iter().map(|(_, job)| job.node_id).collect();
     if !nodes.is_empty() {
@@ -104,19 +121,19 @@ pub async fn reclaim(context: Arc<Context>) -> Result<(), SweepError> {
 }
 
 /// A row that the database refuses to change must not keep the jobs of others from coming back.
-fn unless_refused(answer: Result<(), StoreError>) -> Result<(), StoreError> {
+fn unless_refused<T>(answer: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
     match answer {
         Err(error) if !error.is_outage() => {
             error!(error = %Chain(&error), "cannot change rows of jobs whose worker was lost");
-            Ok(())
+            Ok(None)
         }
-        answer => answer,
+        answer => answer.map(Some),
     }
 }
 
 /// One sweep, unless another process is at it.
 pub async fn sweep(context: Arc<Context>) -> Result<(), SweepError> {
-    let Some(lock) = context.queue.lock_sweep(LOCK_TTL).await? else { return Ok(()) };
+    let Some(lock) = context.queue.lock(Lock::Sweep, SWEEP_TTL).await? else { return Ok(()) };
     let outcome = async {
         // What can be done without the key that is named here is done.
         let keys = context.queue.check_keys().await;
@@ -125,7 +142,7 @@ pub async fn sweep(context: Arc<Context>) -> Result<(), SweepError> {
         recounted.and(Ok(keys?))
     }
     .await;
-    context.queue.unlock_sweep(&lock).await?;
+    context.queue.unlock(Lock::Sweep, &lock).await?;
     outcome
 }
 
@@ -166,6 +183,8 @@ async fn recount(context: &Context) -> Result<(), SweepError> {
 
 /// Enqueues rows that wait for a job that does not exist.
 async fn enqueue_lost(context: &Context) -> Result<(), SweepError> {
+    let overwritten = context.store.reopen_overwritten().await?;
+    metrics::repairs("overwritten", overwritten);
     // A younger row may still be on its way into the queue.
     let settled = (context.config.sweep_interval / 3).as_secs_f64();
     let mut after = None;

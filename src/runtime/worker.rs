@@ -16,6 +16,8 @@ use crate::{
 /// A job and the right to end it.
 pub type Held = (Lease, Job);
 
+/// What marking the rows of unfinished work may take at the end.
+const ROWS_TIME: Duration = Duration::from_secs(1);
 /// Between two calls to a store that is away.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -70,31 +72,30 @@ impl Worker {
             // The rows say `processing` until the jobs are claimed again.
             warn!(error = %Chain(&error), "cannot mark nodes as queued");
         }
-        let leases: Vec<Lease> = jobs.iter().map(|(lease, _)| lease.clone()).collect();
-        self.return_leases(&leases).await;
+        let held = jobs.iter().map(|(lease, job)| (lease.clone(), Some(job.node_id))).collect();
+        self.return_leases(held).await;
         self.let_go(jobs);
     }
 
     /// Puts everything in hand back, whatever is just being done with it. What is done all the
     /// same is seen to be done by the next claim.
     pub async fn hand_back_all(&self) {
-        let (leases, nodes): (Vec<Lease>, Vec<Option<Uuid>>) =
-            self.keeper.release_all().into_iter().unzip();
-        let nodes: Vec<Uuid> = nodes.into_iter().flatten().collect();
-        // Beside each other: there is little time left, and one of the stores may be why.
-        let rows = async {
-            if let Err(error) = self.context.store.return_to_queue(&nodes).await {
-                warn!(error = %Chain(&error), "cannot mark nodes as queued");
-            }
-        };
-        tokio::join!(rows, self.return_leases(&leases));
+        let held = self.keeper.release_all();
+        let nodes: Vec<Uuid> = held.iter().filter_map(|(_, node)| *node).collect();
+        // There is little time left, and the database may be why. A worker that has a job before
+        // its row is `queued` again would find its own mark on the row undone.
+        let rows = self.context.store.return_to_queue(&nodes);
+        if !matches!(tokio::time::timeout(ROWS_TIME, rows).await, Ok(Ok(()))) {
+            warn!("cannot mark nodes as queued");
+        }
+        self.return_leases(held).await;
     }
 
-    async fn return_leases(&self, leases: &[Lease]) {
-        match self.context.queue.hand_back(leases).await {
+    async fn return_leases(&self, held: Vec<(Lease, Option<Uuid>)>) {
+        match self.context.queue.hand_back(&held).await {
             Ok(handed_back) => {
                 metrics::jobs_ended("handed_back", handed_back as usize);
-                metrics::stale_leases((leases.len() as u64).saturating_sub(handed_back));
+                metrics::stale_leases((held.len() as u64).saturating_sub(handed_back));
             }
             Err(error) => {
                 warn!(error = %Chain(&error), "cannot hand jobs back; their leases will run out");

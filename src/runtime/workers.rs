@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use ractor::{Actor, ActorRef, SpawnErr, concurrency::JoinHandle};
+use ractor::{Actor, ActorRef, RactorErr, SpawnErr, concurrency::JoinHandle};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -67,13 +67,14 @@ impl Workers {
         let wait = milliseconds(grace - to_let_go);
         match ractor::call_t!(self.supervisor, SupervisorMsg::Drain, wait) {
             Ok(()) => info!("all work in hand is done or handed back"),
-            Err(_) => {
+            Err(RactorErr::Timeout) => {
                 warn!("work in hand takes too long; handing it back");
                 let wait = milliseconds(to_let_go);
                 if ractor::call_t!(self.supervisor, SupervisorMsg::LetGo, wait).is_err() {
                     warn!("work in hand is left to its leases");
                 }
             }
+            Err(_) => warn!("the actors are gone; work in hand is left to its leases"),
         }
         self.supervisor.stop(None);
         // It ends in any case; how, it has logged itself.

@@ -5,7 +5,7 @@ use std::{str::FromStr, time::Duration};
 use sea_orm::{
     ConnectOptions, Database, DatabaseConnection, DbErr, RuntimeErr,
     sqlx::{
-        self, ConnectOptions as _, Connection as _,
+        self, ConnectOptions as _, Connection as _, Executor as _,
         postgres::PgConnectOptions,
         sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
     },
@@ -19,6 +19,11 @@ const POSTGRES_CONNECTIONS: u32 = 10;
 const SQLITE_READERS: u32 = 4;
 /// How long a call waits for a connection to Postgres before it gives up.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the server lets a statement take, waiting for locks included: less than we wait for the
+/// answer, so that the connection can be used again.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(25);
+/// How long a connection may take to be ready for the next call.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a writer waits for the other writers of a SQLite file.
 const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection idle for longer is asked whether it still lives before it is used.
@@ -66,6 +71,23 @@ async fn connect_postgres(dsn: &str) -> Result<DatabaseConnection, StoreError> {
     let mut options = ConnectOptions::new("postgres://localhost");
     options
         .map_sqlx_postgres_opts(move |_| parsed.clone())
+        .map_sqlx_postgres_pool_opts(|pool| {
+            pool.after_connect(|connection, _| {
+                Box::pin(async move {
+                    let seconds = STATEMENT_TIMEOUT.as_secs();
+                    let limit = format!("SET statement_timeout = '{seconds}s'");
+                    connection.execute(sqlx::AssertSqlSafe(limit)).await.map(drop)
+                })
+            })
+            // A connection whose statement was given up may never answer again; without a limit it
+            // would keep its place in the pool until the system gives it up.
+            .after_release(|connection, _| {
+                Box::pin(async move {
+                    let ping = tokio::time::timeout(RELEASE_TIMEOUT, connection.ping());
+                    ping.await.map_err(|_| sqlx::Error::PoolTimedOut)?.map(|()| true)
+                })
+            })
+        })
         .max_connections(POSTGRES_CONNECTIONS)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .test_before_acquire_if_idle_for(IDLE_BEFORE_PING)

@@ -13,9 +13,10 @@ impl Store {
     /// components as those of the model. All or nothing; processes that start together take
     /// turns.
     pub async fn migrate(&self) -> Result<(), StoreError> {
-        // Without a limit on time: on a large table an index takes as long as it takes.
         let transaction = self.writer.inner().begin_with_options(write_options()).await?;
         if transaction.get_database_backend() == DbBackend::Postgres {
+            // On a large table an index takes as long as it takes.
+            transaction.execute_unprepared("SET LOCAL statement_timeout = 0").await?;
             let lock = format!("SELECT pg_advisory_xact_lock({MIGRATION_LOCK})");
             transaction.execute_unprepared(&lock).await?;
             create_vector_extension(&transaction).await?;

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::{
     Candidate, RequeueFilter, Store, StoreError,
-    dialect::{Kind, has_current_embedding, in_scope, status_of, tenant_of, to_json},
+    dialect::{Kind, STALE, has_current_embedding, in_scope, status_of, tenant_of, to_json},
 };
 use crate::domain::{NodeStatus, TenantId, TenantScope};
 
@@ -55,6 +55,21 @@ impl Store {
             wanted = wanted.filter(Column::Id.gt(after));
         }
         self.candidates(wanted).await
+    }
+
+    /// Puts nodes to `queued` that are `ready` with the vector of an older text: only another
+    /// program, which does not look whether the text has changed, leaves such rows. Answers how
+    /// many there were.
+    pub async fn reopen_overwritten(&self) -> Result<u64, StoreError> {
+        let reopened = Entity::update_many()
+            .col_expr(Column::EmbeddingStatus, NodeStatus::Queued.as_str().into())
+            .col_expr(Column::UpdatedAt, Expr::cust(self.dialect().now()))
+            // Spelled out, because a parameter would hide the partial index from the planner.
+            .filter(Expr::cust(format!("embedding_source_hash = '{STALE}'")))
+            .filter(Column::EmbeddingStatus.eq(NodeStatus::Ready.as_str()))
+            .exec(&self.writer)
+            .await?;
+        Ok(reopened.rows_affected)
     }
 
     /// Marks nodes that have a vector of their current text, and are `queued` or `failed` all the

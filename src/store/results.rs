@@ -18,9 +18,8 @@ use super::{
 impl Store {
     /// Stores the vectors and marks their nodes `ready`; answers the ids of those stored.
     ///
-    /// A row takes its vector only while its text still is the one that was embedded; for a row
-    /// with a `payload_ref`, whose text is not in the database, the caller's word is taken. A
-    /// vector whose length is not the dimension of the store fails the batch.
+    /// A row takes its vector only while its text still is the one that was embedded. A vector
+    /// whose length is not the dimension of the store fails the batch.
     pub async fn complete(&self, vectors: &[Vector]) -> Result<Vec<Uuid>, StoreError> {
         let vectors: Vec<&Vector> = vectors.iter().collect();
         match self.dialect() {
@@ -130,8 +129,8 @@ async fn complete_postgres(
          ) UPDATE nodes AS n SET {assignments}, drift_score = CASE \
              WHEN n.embedding IS NULL OR vector_dims(n.embedding) <> $3 THEN 0 \
              ELSE coalesce(nullif(n.embedding <=> v.embedding, 'NaN'), 0) END \
-         FROM v WHERE n.id = v.id AND (n.payload_ref IS NOT NULL \
-           OR encode(sha256(convert_to({text}, 'UTF8')), 'hex') = v.text_hash) \
+         FROM v WHERE n.id = v.id \
+           AND encode(sha256(convert_to({text}, 'UTF8')), 'hex') = v.text_hash \
          RETURNING n.id",
         rows = Dialect::Postgres.rows(&fields.concat()),
         assignments = assignments(Dialect::Postgres),
@@ -149,7 +148,6 @@ async fn complete_postgres(
 struct OldRow {
     id: Uuid,
     props: Option<String>,
-    payload_ref: Option<String>,
     embedding: Option<Vec<u8>>,
 }
 
@@ -158,7 +156,7 @@ async fn complete_sqlite(
     vectors: &[&Vector],
 ) -> Result<Vec<Uuid>, StoreError> {
     let ids: Vec<Uuid> = vectors.iter().map(|vector| vector.id).collect();
-    let columns = ["id", "props", "payload_ref", "embedding"].map(Alias::new);
+    let columns = ["id", "props", "embedding"].map(Alias::new);
     let select = Query::select()
         .columns(columns)
         .from(Alias::new("nodes"))
@@ -175,7 +173,7 @@ async fn complete_sqlite(
         .filter_map(|vector| {
             let old = old.get(&vector.id)?;
             let text = old.props.as_deref().and_then(sqlite_text);
-            if old.payload_ref.is_none() && text.as_deref() != Some(vector.text.as_str()) {
+            if text.as_deref() != Some(vector.text.as_str()) {
                 return None;
             }
             let drift =

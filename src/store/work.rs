@@ -47,8 +47,9 @@ impl Store {
 
     /// Writes how the nodes left `processing` without a vector. A row that is no longer
     /// `queued` or `processing` keeps what it has; so does one that is `queued` again, unless the
-    /// outcome is of before the row was marked `processing` (see [`Outcome::begun`]).
-    pub async fn record(&self, outcomes: &[Outcome]) -> Result<(), StoreError> {
+    /// outcome is of before the row was marked `processing` (see [`Outcome::begun`]). Answers the
+    /// nodes that were changed.
+    pub async fn record(&self, outcomes: &[Outcome]) -> Result<Vec<Uuid>, StoreError> {
         record(&self.writer, &outcomes.iter().collect::<Vec<_>>()).await
     }
 
@@ -197,9 +198,9 @@ struct OutcomeRow {
 pub(super) async fn record(
     db: &impl ConnectionTrait,
     outcomes: &[&Outcome],
-) -> Result<(), StoreError> {
+) -> Result<Vec<Uuid>, StoreError> {
     if outcomes.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let rows: Vec<OutcomeRow> = outcomes
         .iter()
@@ -215,10 +216,11 @@ pub(super) async fn record(
     let backend = db.get_database_backend();
     let dialect = Dialect::of(backend);
     let sql = format!(
-        "UPDATE nodes AS n SET embedding_status = v.status, embedding_error = v.error, \
+        "UPDATE nodes SET embedding_status = v.status, embedding_error = v.error, \
          embedding_attempts = v.attempts, updated_at = {now} \
-         FROM {rows} WHERE n.id = v.id AND (n.embedding_status = 'processing' \
-           OR n.embedding_status = 'queued' AND NOT v.begun)",
+         FROM {rows} WHERE nodes.id = v.id AND (nodes.embedding_status = 'processing' \
+           OR nodes.embedding_status = 'queued' AND NOT v.begun) \
+         RETURNING nodes.id",
         now = dialect.now(),
         rows = dialect.rows(&[
             ("id", Kind::Uuid),
@@ -229,6 +231,6 @@ pub(super) async fn record(
         ]),
     );
     let values = [to_json(&rows).into()];
-    db.execute_raw(Statement::from_sql_and_values(backend, sql, values)).await?;
-    Ok(())
+    let changed = db.query_all_raw(Statement::from_sql_and_values(backend, sql, values)).await?;
+    Ok(changed.iter().map(|row| row.try_get("", "id")).collect::<Result<_, _>>()?)
 }

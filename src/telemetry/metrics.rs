@@ -33,7 +33,10 @@ pub fn init() {
         describe_counter!(JOBS_CLAIMED, "Jobs taken from the queue");
         describe_counter!(JOBS_ENDED, "Jobs let go, by outcome");
         describe_counter!(STALE_LEASES, "Ends of jobs refused because the lease was lost");
-        describe_counter!(STALE_VECTORS, "Vectors refused because the text had changed");
+        describe_counter!(
+            STALE_VECTORS,
+            "Vectors refused because the text had changed or the node was gone"
+        );
         describe_counter!(LEASES_LOST, "Leases that ran out while their job was in hand");
         describe_counter!(DEAD_LETTERS_EVICTED, "Dead letters dropped from a full list");
         describe_counter!(RETRIES_PROMOTED, "Retries that became due");
@@ -99,8 +102,8 @@ pub fn retries_promoted(jobs: u64) {
     counter!(RETRIES_PROMOTED).increment(jobs);
 }
 
-/// Something was mended: `kind` is `expired_lease`, `lost_job`, `tenant_count`, `pending_key`,
-/// `lease` or `orphan`.
+/// Something was mended: `kind` is `expired_lease`, `lost_job`, `overwritten`, `tenant_count`,
+/// `pending_key`, `lease` or `orphan`.
 pub fn repairs(kind: &'static str, count: u64) {
     counter!(REPAIRS, "kind" => kind).increment(count);
 }

@@ -180,7 +180,7 @@ async fn a_change_that_is_invalid_changes_nothing() {
         let answer = patch(&app, &id, &body, 422).await;
         assert!(answer["detail"].as_str().unwrap().starts_with(field), "{answer}");
     }
-    let url = format!("{}/nodes/{id}", app.url());
+    let url = format!("{}/nodes/{id}?tenant_id=acme", app.url());
     let send = async |content_type: &str, body: &'static str| {
         let request = Client::new().patch(&url).header("Content-Type", content_type).body(body);
         request.send().await.unwrap().status().as_u16()

@@ -7,11 +7,14 @@ use super::{DEADLINE, Gate, OpensAtEnd, Site, assert_ready, node_with, patch, te
 use crate::common::{TestApp, faulty_model, hash_model, ids_of, wait_until};
 
 async fn delete(app: &TestApp, id: &str) {
-    let (status, body) = app.delete(&format!("/nodes/{id}")).await;
+    let (status, body) = app.delete(&format!("/nodes/{id}?tenant_id=acme")).await;
     assert_eq!((status.as_u16(), body.as_str()), (204, ""));
     assert_eq!(app.get(&format!("/nodes/{id}")).await.0.as_u16(), 404);
-    assert_eq!(app.delete(&format!("/nodes/{id}")).await.0.as_u16(), 404);
-    assert_eq!(app.patch(&format!("/nodes/{id}"), &text("too late")).await.0.as_u16(), 404);
+    assert_eq!(app.delete(&format!("/nodes/{id}?tenant_id=acme")).await.0.as_u16(), 404);
+    assert_eq!(
+        app.patch(&format!("/nodes/{id}?tenant_id=acme"), &text("too late")).await.0.as_u16(),
+        404
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -107,7 +110,7 @@ async fn a_text_that_changes_as_its_node_is_deleted_leaves_nothing() {
         let worker = site.worker(&[], hash_model()).await;
         for i in 0..20 {
             let id = node_with(&app, &format!("text {i}")).await;
-            let (path, new) = (format!("/nodes/{id}"), text("new"));
+            let (path, new) = (format!("/nodes/{id}?tenant_id=acme"), text("new"));
             let ((changed, _), (deleted, _)) =
                 tokio::join!(app.patch(&path, &new), app.delete(&path));
             assert!([202, 404].contains(&changed.as_u16()), "{changed}");

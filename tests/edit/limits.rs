@@ -23,7 +23,7 @@ async fn at_a_limit_only_the_same_text_is_let_in() {
             assert_eq!(site.tenant_count("acme"), "1");
             assert_eq!(site.redis.cli(&["EXISTS", "embedding:queue:reservations"]), "0");
             patch(&app, &id, &json!({"metadata": "costs nothing"}), 200).await;
-            assert_eq!(app.delete(&format!("/nodes/{id}")).await.0.as_u16(), 204);
+            assert_eq!(app.delete(&format!("/nodes/{id}?tenant_id=acme")).await.0.as_u16(), 204);
             site.nothing_is_live();
             app.stop().await;
         }
@@ -42,11 +42,11 @@ async fn a_redis_that_is_away_leaves_the_node_as_it_was() {
         assert!(answer["detail"].as_str().unwrap().contains("Redis"), "{answer}");
         assert_eq!(app.node(&id).await, before, "{}", site.name);
         patch(&app, &id, &json!({"metadata": "needs no Redis"}), 200).await;
-        assert_eq!(app.delete(&format!("/nodes/{other}")).await.0.as_u16(), 204);
+        assert_eq!(app.delete(&format!("/nodes/{other}?tenant_id=acme")).await.0.as_u16(), 204);
         assert_eq!(app.get(&format!("/nodes/{other}")).await.0.as_u16(), 404);
         site.redis.restart();
         wait_until(DEADLINE, async || {
-            app.patch(&format!("/nodes/{id}"), &text("new")).await.0.as_u16() == 202
+            app.patch(&format!("/nodes/{id}?tenant_id=acme"), &text("new")).await.0.as_u16() == 202
         })
         .await;
         app.stop().await;
@@ -63,11 +63,11 @@ async fn a_new_text_that_could_not_be_enqueued_is_found_by_the_sweep() {
         app.settled(DEADLINE).await;
         worker.stop().await;
         // Room can be reserved, but nothing can be enqueued.
-        site.redis.cli(&["SET", "embedding:queue:changed", "of another program"]);
+        site.redis.cli(&["SET", "embedding:retry", "of another program"]);
         let answer = patch(&app, &id, &text("new"), 202).await;
         assert_eq!(answer["embedding_status"], "queued");
         assert_eq!(site.redis.cli(&["EXISTS", &format!("embedding:pending:{id}")]), "0");
-        site.redis.cli(&["DEL", "embedding:queue:changed"]);
+        site.redis.cli(&["DEL", "embedding:retry"]);
         let sweeping = [("EMBEDDING_SWEEP_INTERVAL_SECONDS", "0.3")];
         let worker = site.worker(&sweeping, hash_model()).await;
         app.settled(DEADLINE).await;
@@ -86,7 +86,7 @@ async fn a_database_that_is_away_leaves_nothing_in_redis() {
     postgres.stop();
     let answer = patch(&app, &id, &text("new"), 503).await;
     assert_ne!(answer["detail"], Value::Null);
-    assert_eq!(app.delete(&format!("/nodes/{id}")).await.0.as_u16(), 503);
+    assert_eq!(app.delete(&format!("/nodes/{id}?tenant_id=acme")).await.0.as_u16(), 503);
     assert_eq!(
         (site.tenant_count("acme"), site.redis.cli(&["LLEN", "embedding:queue"])),
         ("1".into(), "1".into())

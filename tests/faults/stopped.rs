@@ -41,7 +41,10 @@ async fn a_worker_that_sleeps_past_its_lease_overwrites_nothing() {
     let other_url = site.url(other).await;
     for (i, id) in ids.iter().enumerate().filter(|(i, _)| i % 2 == 0) {
         let patch = json!({"props": {"text": format!("new {i}")}});
-        let request = site.http().patch(format!("{other_url}/nodes/{id}")).json(&patch);
+        let request = site
+            .http()
+            .patch(format!("{other_url}/nodes/{id}?tenant_id=tenant-{}", i % 5))
+            .json(&patch);
         let response = request.send().await.unwrap();
         assert_eq!(response.status(), 202, "{}", response.text().await.unwrap());
     }

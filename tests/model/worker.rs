@@ -222,7 +222,12 @@ impl Held {
     }
 
     async fn hand_back(&self, book: &Book) -> Effect {
-        let back = book.site.queue.hand_back(std::slice::from_ref(&self.lease)).await.unwrap();
+        let back = book
+            .site
+            .queue
+            .hand_back(&[(self.lease.clone(), Some(self.job.node_id))])
+            .await
+            .unwrap();
         self.assert_told(book, 1 - back);
         Effect::under(&self.token)
     }

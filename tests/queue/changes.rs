@@ -108,24 +108,39 @@ async fn whoever_ends_the_job_of_an_older_text_puts_the_newer_in_its_place() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_comes_back_still_has_a_successor() {
-    let test = TestQueue::start().await;
-    let (lease, old) = test.in_flight().await;
-    let new = same_node(&old);
-    test.change(&new).await;
-    assert_eq!(test.queue.hand_back(&[lease]).await.unwrap(), 1);
-    test.assert_live(&old);
-    let (lost, _) = test.claim_one().await;
-    test.expire_leases();
-    assert_eq!(test.reclaim_expired().await, 1);
-    let (lease, again) = test.claim_one().await;
-    assert_eq!(again.job_id, old.job_id);
+async fn a_job_that_comes_back_gives_way_to_that_of_the_newer_text() {
+    for reclaimed in [false, true] {
+        let test = TestQueue::start().await;
+        let (lease, old) = test.in_flight().await;
+        let new = same_node(&old);
+        test.change(&new).await;
+        if reclaimed {
+            test.expire_leases();
+            assert_eq!(test.reclaim_expired().await, 1);
+        } else {
+            let held = (lease.clone(), Some(old.node_id));
+            assert_eq!(test.queue.hand_back(&[held]).await.unwrap(), 1);
+        }
+        // A holder whose lease was lost ends nothing.
+        assert_eq!(test.queue.ack(&[(lease, old)]).await.unwrap(), 1);
+        test.assert_runs(&new).await;
+    }
+}
 
-    // A holder whose lease was lost ends nothing.
-    assert_eq!(test.queue.ack(&[(lost, old.clone())]).await.unwrap(), 1);
-    assert_eq!(test.depths().await, [0, 1, 0, 0]);
-    assert_eq!(test.queue.ack(&[(lease, again)]).await.unwrap(), 0);
-    test.assert_runs(&new).await;
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_text_does_not_inherit_the_failures_of_the_older_one() {
+    let test = TestQueue::start().await;
+    let others = crate::support::jobs("acme", 2);
+    test.enqueue(&others[..1]).await;
+    let mut failed = job("acme");
+    (failed.attempts, failed.lost) = (4, 2);
+    test.enqueue(&[failed.clone(), others[1].clone()]).await;
+    let new = same_node(&failed);
+    assert_eq!(test.change(&new).await, new.job_id);
+    assert_eq!(test.pending(new.node_id), new.job_id);
+    let claimed: Vec<Job> = test.claim(3).await.into_iter().map(|c| held(c).1).collect();
+    let expected = [others[0].clone(), new, others[1].clone()];
+    assert!(claimed.iter().map(Job::encode).eq(expected.iter().map(Job::encode)), "in its place");
 }
 
 #[tokio::test(flavor = "multi_thread")]

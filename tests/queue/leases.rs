@@ -54,7 +54,7 @@ async fn a_stale_dead_letter_is_refused_and_counted() {
 async fn a_stale_hand_back_or_extension_does_nothing() {
     let test = TestQueue::start().await;
     let (stale, new, job) = stale_and_new(&test).await;
-    assert_eq!(test.queue.hand_back(std::slice::from_ref(&stale)).await.unwrap(), 0);
+    assert_eq!(test.queue.hand_back(&[(stale.clone(), Some(job.node_id))]).await.unwrap(), 0);
     let lost = test.queue.extend(&[new.clone(), stale.clone()], LEASE).await.unwrap();
     assert_eq!(lost, std::slice::from_ref(&stale));
     test.queue.start(&[stale]).await.unwrap();
@@ -80,7 +80,8 @@ async fn jobs_handed_back_keep_their_place_and_stay_live() {
     let all = jobs("acme", 30);
     test.enqueue(&all).await;
     let claimed = test.claim(14).await;
-    let leases: Vec<Lease> = claimed.iter().map(|claimed| claimed.lease.clone()).collect();
+    let leases: Vec<(Lease, Option<Uuid>)> =
+        claimed.iter().map(|claimed| (claimed.lease.clone(), None)).collect();
     assert_eq!(test.queue.hand_back(&leases).await.unwrap(), 14);
     assert_eq!((test.depths().await, test.count("acme").as_str()), ([30, 0, 0, 0], "30"));
     assert_eq!(test.redis.cli(&["KEYS", "*leases*"]), "");

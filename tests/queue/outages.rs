@@ -6,7 +6,7 @@ use fred::error::{Error, ErrorKind};
 use uuid::Uuid;
 use vecmill::{
     config::Settings,
-    queue::{DeadLetter, Queue, QueueError, Recount},
+    queue::{DeadLetter, Lock, Queue, QueueError, Recount},
 };
 
 use crate::{
@@ -169,7 +169,7 @@ async fn every_key_can_have_another_name() {
     test.queue.wait_for_job(DEADLINE).await.unwrap();
     let depths = test.queue.depths().await.unwrap();
     assert_eq!((depths.queue, depths.inflight, depths.retry, depths.dlq), (1, 1, 1, 1));
-    test.queue.lock_sweep(LEASE).await.unwrap();
+    test.queue.lock(Lock::Sweep, LEASE).await.unwrap();
     let foreign: Vec<String> =
         test.lines(&["KEYS", "*"]).into_iter().filter(|key| !key.starts_with("other:")).collect();
     assert!(foreign.is_empty(), "{foreign:?}");

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use uuid::Uuid;
-use vecmill::queue::Recount;
+use vecmill::queue::{Lock, Recount};
 
 use crate::{
     common::wait_until,
@@ -224,22 +224,30 @@ async fn a_queue_that_is_too_deep_is_left_alone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_process_sweeps_at_a_time() {
     let test = TestQueue::start().await;
-    let lock = test.queue.lock_sweep(LEASE).await.unwrap().unwrap();
-    assert_eq!(test.queue.lock_sweep(LEASE).await.unwrap(), None);
-    test.queue.unlock_sweep("another's").await.unwrap();
-    assert_eq!(test.queue.lock_sweep(LEASE).await.unwrap(), None, "it is not theirs to give back");
-    test.queue.unlock_sweep(&lock).await.unwrap();
+    let lock = test.queue.lock(Lock::Sweep, LEASE).await.unwrap().unwrap();
+    assert_eq!(test.queue.lock(Lock::Sweep, LEASE).await.unwrap(), None);
+    test.queue.unlock(Lock::Sweep, "another's").await.unwrap();
+    assert_eq!(
+        test.queue.lock(Lock::Sweep, LEASE).await.unwrap(),
+        None,
+        "it is not theirs to give back"
+    );
+    test.queue.unlock(Lock::Sweep, &lock).await.unwrap();
 
     let short = Duration::from_millis(100);
-    let dead = test.queue.lock_sweep(short).await.unwrap().unwrap();
+    let dead = test.queue.lock(Lock::Sweep, short).await.unwrap().unwrap();
     let mut next = None;
     wait_until(DEADLINE, async || {
-        next = test.queue.lock_sweep(LEASE).await.unwrap();
+        next = test.queue.lock(Lock::Sweep, LEASE).await.unwrap();
         next.is_some()
     })
     .await;
-    test.queue.unlock_sweep(&dead).await.unwrap();
-    assert_eq!(test.queue.lock_sweep(LEASE).await.unwrap(), None, "a late unlock harms nobody");
+    test.queue.unlock(Lock::Sweep, &dead).await.unwrap();
+    assert_eq!(
+        test.queue.lock(Lock::Sweep, LEASE).await.unwrap(),
+        None,
+        "a late unlock harms nobody"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

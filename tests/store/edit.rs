@@ -20,6 +20,7 @@ on_both_databases!(
     a_new_text_is_written_together_with_what_was_made_of_it,
     a_vector_of_an_older_text_counts_as_missing,
     a_late_outcome_of_an_older_text_leaves_the_newer_alone,
+    what_another_program_made_ready_with_an_older_text_is_opened_again,
     concurrent_changes_are_all_merged,
     only_the_scope_of_a_node_can_change_or_delete_it,
     rows_of_another_program_can_be_changed_and_deleted,
@@ -202,11 +203,26 @@ async fn a_late_outcome_of_an_older_text_leaves_the_newer_alone(db: TestDb) {
         store.begin(&[job(&node, false)]).await.unwrap();
         patch(&store, node.id, &text("new"), OnNewText::Queue).await;
         let late = Outcome { begun: true, ..outcome(node.id, late) };
-        store.record(&[late]).await.unwrap();
+        assert!(store.record(&[late]).await.unwrap().is_empty(), "it is told so");
         assert!(store.complete(&[vector(node.id, "old", X)]).await.unwrap().is_empty());
         let found = read(&store, node.id).await.summary;
         assert_eq!((found.status, found.attempts, found.error), (NodeStatus::Queued, 0, None));
     }
+}
+
+async fn what_another_program_made_ready_with_an_older_text_is_opened_again(db: TestDb) {
+    let store = db.migrated().await;
+    let (overwritten, untouched) = (ready(&store).await, ready(&store).await);
+    patch(&store, overwritten.id, &text("new"), OnNewText::Queue).await;
+    assert_eq!(store.reopen_overwritten().await.unwrap(), 0, "it is queued as it is");
+    db.sql(&format!(
+        "UPDATE nodes SET embedding_status = 'ready' WHERE id = {}",
+        db.literal(overwritten.id)
+    ))
+    .await;
+    assert_eq!(store.reopen_overwritten().await.unwrap(), 1);
+    assert_eq!(status(&store, overwritten.id).await, NodeStatus::Queued);
+    assert_eq!(status(&store, untouched.id).await, NodeStatus::Ready);
 }
 
 async fn concurrent_changes_are_all_merged(db: TestDb) {

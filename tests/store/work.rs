@@ -21,7 +21,7 @@ on_both_databases!(
     a_vector_of_an_older_text_is_refused,
     the_text_in_the_guard_is_the_text_of_the_claim,
     properties_that_nobody_can_read_spoil_no_batch,
-    a_text_outside_the_database_is_not_compared,
+    a_node_with_a_payload_ref_takes_no_vector_of_an_older_text_either,
     the_drift_is_the_distance_from_the_old_vector,
     a_vector_of_another_dimension_is_refused,
     a_late_failure_leaves_a_ready_node_alone,
@@ -218,13 +218,14 @@ async fn properties_that_nobody_can_read_spoil_no_batch(db: TestDb) {
     assert!(stored.contains(&good.id));
 }
 
-async fn a_text_outside_the_database_is_not_compared(db: TestDb) {
+async fn a_node_with_a_payload_ref_takes_no_vector_of_an_older_text_either(db: TestDb) {
     let store = db.migrated().await;
-    let node = NewNode { payload_ref: Some("file:///x".to_owned()), ..node("acme", "inside") };
+    let node = NewNode { payload_ref: Some("file:///x".to_owned()), ..node("acme", "new") };
     insert(&store, &[&node]).await;
     let row = begin_one(&store, job(&node, false)).await;
     assert_eq!(row.payload_ref.as_deref(), Some("file:///x"));
-    assert_eq!(store.complete(&[vector(node.id, "outside", X)]).await.unwrap(), [node.id]);
+    assert!(store.complete(&[vector(node.id, "old", X)]).await.unwrap().is_empty());
+    assert_eq!(store.complete(&[vector(node.id, "new", X)]).await.unwrap(), [node.id]);
 }
 
 async fn the_drift_is_the_distance_from_the_old_vector(db: TestDb) {

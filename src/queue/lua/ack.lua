@@ -1,6 +1,6 @@
 -- Ends jobs that are done. ARGV: of each job: token, node, tenant
 -- Answer: how many tokens held no job any more
-local wrong = wrong_type(inflight, leases, started, queue, changed)
+local wrong = wrong_type(inflight, leases, queue)
 if wrong then return wrong end
 
 local stale = 0

@@ -10,7 +10,7 @@
 -- newer ones are merged in when the arranged part runs short, or after a pause that grows with
 -- the window, so that arranging stays a small share of the server's time. Order inside a
 -- tenant never changes. A tenant's name is found by pattern: it only steers the order.
-local wrong = wrong_type(queue, inflight, leases, fair)
+local wrong = wrong_type(queue, inflight, leases)
 if wrong then return wrong end
 
 local wanted, max_window = tonumber(ARGV[3]), tonumber(ARGV[6])
@@ -65,9 +65,9 @@ local function arrange()
   rewrite(window, fairly)
 end
 
-local state = redis.call('HMGET', fair, 'arranged', 'at')
-local arranged = math.min(tonumber(state[1] or 0), length)
-local at = tonumber(state[2] or 0)
+local state = misuse(fair) and {} or redis.call('HMGET', fair, 'arranged', 'at')
+local arranged = math.min(tonumber(state[1] or 0) or 0, length)
+local at = tonumber(state[2] or 0) or 0
 if arranged < window and (arranged < wanted or now - at >= window / 50) then
   arrange()
   arranged, at = window, now
@@ -125,7 +125,7 @@ for i, entry in ipairs(picked) do
   end
 end
 
-redis.call('HSET', fair, 'arranged', math.max(arranged - #picked, 0), 'at', integer(at))
+redis.pcall('HSET', fair, 'arranged', math.max(arranged - #picked, 0), 'at', integer(at))
 local deadline, claimed = integer(now + ARGV[4]), {}
 for i, entry in ipairs(picked) do
   -- Leases of one deadline are listed by their names: digits of one width keep them in order.

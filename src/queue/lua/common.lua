@@ -3,20 +3,22 @@
 -- decodes and encodes again is not the same text, so all rewriting is done by the caller.
 --
 -- A script is not rolled back when a command in it fails. So whatever can fail is done before the
--- first write: `wrong_type` looks at the keys that the script needs, and counts and pending keys,
--- which others write too, are read and written by `pcall`.
+-- first write: `wrong_type` looks at the keys that the script cannot do without, and all others
+-- are read and written by `pcall`: counts and pending keys, which others write too, and our own
+-- books, without which work goes on.
 
 local queue, retry, dlq = KEYS[1], KEYS[2], KEYS[3]
 local inflight, leases = KEYS[4], KEYS[5]          -- token → entry, token → deadline (ms)
 local reservations, fair, orphans = KEYS[6], KEYS[7], KEYS[8]
 local started = KEYS[9]                            -- tokens whose text is with a model
 local changed = KEYS[10]                           -- node in flight → job for its newer text
+local sweep_lock, reclaim_lock = KEYS[11], KEYS[12]
 local pending_prefix, tenant_prefix = ARGV[1] .. ':', ARGV[2] .. ':'
 
 local TYPES = {
   [queue] = 'list', [retry] = 'zset', [dlq] = 'list', [inflight] = 'hash', [leases] = 'zset',
   [reservations] = 'zset', [fair] = 'hash', [orphans] = 'zset', [started] = 'set',
-  [changed] = 'hash',
+  [changed] = 'hash', [sweep_lock] = 'string', [reclaim_lock] = 'string',
 }
 
 -- What is wrong with a key that holds another type than it must; nil if nothing is.
@@ -81,15 +83,15 @@ local function take(token)
   if entry then
     redis.call('HDEL', inflight, token)
     redis.call('ZREM', leases, token)
-    redis.call('SREM', started, token)
+    redis.pcall('SREM', started, token)
   end
   return entry
 end
 
 -- Puts the job for a newer text in the place of the node's live one, if there is such a text.
 local function succeed(node)
-  local successor = redis.call('HGET', changed, node)
-  if not successor then
+  local successor = redis.pcall('HGET', changed, node)
+  if type(successor) ~= 'string' then
     return false
   end
   redis.call('HDEL', changed, node)
@@ -110,7 +112,8 @@ end
 -- The jobs that a reservation counts, by tenant.
 local function reserved_by(reservation)
   local ok, content = pcall(cjson.decode, reservation)
-  return ok and type(content) == 'table' and content.tenants or {}
+  return ok and type(content) == 'table' and type(content.tenants) == 'table' and content.tenants
+    or {}
 end
 
 -- Gives the counts of a reservation back, if it is still there.
@@ -168,6 +171,17 @@ local function is_in_flight(node)
     end
   end
   return false
+end
+
+-- Where in the queue a job of the node waits, if it is among so many entries at the left.
+local function place_in_queue(node, most)
+  for first = 0, math.min(redis.call('LLEN', queue), most) - 1, 1000 do
+    for i, entry in ipairs(redis.call('LRANGE', queue, first, first + 999)) do
+      if is_of(entry, node) then
+        return first + i - 1
+      end
+    end
+  end
 end
 
 -- The entry that waits for the next attempt of the node, if there is one.

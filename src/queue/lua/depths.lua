@@ -1,10 +1,9 @@
 -- How many jobs are where. ARGV: 3 how many of the jobs next in line are looked at for their age
 -- Answer: {waiting, waiting for a retry, dead letters, in flight, oldest enqueued_at or ''}
--- An entry can be as large as a server takes, so it stays here, and only its beginning is read.
+-- An entry can be as large as a server takes, so each stays here, and only its beginning is read.
 local oldest
-local next_in_line = redis.pcall('LRANGE', queue, -tonumber(ARGV[3]), -1)
-for _, entry in ipairs(next_in_line.err and {} or next_in_line) do
-  local beginning = string.sub(entry, 1, 4096)
+for i = 1, math.min(tonumber(ARGV[3]), size('LLEN', queue)) do
+  local beginning = string.sub(redis.call('LINDEX', queue, -i), 1, 4096)
   local at = tonumber(string.match(beginning, '"enqueued_at"%s*:%s*([%d.eE+-]+)'))
   if at and at > 0 and (not oldest or at < oldest) then
     oldest = at

@@ -1,6 +1,6 @@
 -- Lists leases that have expired. ARGV: 3 how many at most.
 -- Answer: of each: token, entry, '1' if a model had begun on it
-local wrong = wrong_type(inflight, leases, started)
+local wrong = wrong_type(inflight, leases)
 if wrong then return wrong end
 
 local found = {}
@@ -10,7 +10,7 @@ for _, token in ipairs(redis.call('ZRANGEBYSCORE', leases, '-inf', now, 'LIMIT',
   if entry then
     found[#found + 1] = token
     found[#found + 1] = entry
-    found[#found + 1] = tostring(redis.call('SISMEMBER', started, token))
+    found[#found + 1] = redis.pcall('SISMEMBER', started, token) == 1 and '1' or '0'
   else
     redis.call('ZREM', leases, token)
   end

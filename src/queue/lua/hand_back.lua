@@ -1,10 +1,19 @@
--- Puts jobs back in their place, as if they had not been claimed. ARGV: tokens, in claim order
-local wrong = wrong_type(inflight, leases, started, queue)
+-- Puts jobs back in their place, as if they had not been claimed; where the text has changed
+-- meanwhile, the job for the newer text takes over.
+-- ARGV: of each job, in claim order: token, node (may be empty)
+-- Answer: how many tokens held a job
+local wrong = wrong_type(inflight, leases, queue)
 if wrong then return wrong end
 
-local entries = {}
-for i = #ARGV, 3, -1 do
-  entries[#entries + 1] = take(ARGV[i]) or nil
+local entries, held = {}, 0
+for i = #ARGV - 1, 3, -2 do
+  local entry = take(ARGV[i])
+  if entry then
+    held = held + 1
+    if not succeed(ARGV[i + 1]) then
+      entries[#entries + 1] = entry
+    end
+  end
 end
 push('RPUSH', queue, entries)
-return #entries
+return held

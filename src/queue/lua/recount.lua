@@ -10,7 +10,7 @@
 -- as the whole keyspace takes. A key that came since is looked at next time.
 -- A pending key without a job may belong to a foreign consumer at work, which still counts for
 -- its tenant; which tenant that is, only the caller knows: 'ask' wants to be called again.
-local wrong = wrong_type(queue, retry, inflight, leases, reservations, orphans, changed)
+local wrong = wrong_type(queue, retry, inflight, leases, reservations, orphans)
 if wrong then return wrong end
 
 if depth() > tonumber(ARGV[3]) then
@@ -85,8 +85,10 @@ for _, token in ipairs(redis.call('HKEYS', inflight)) do
 end
 
 -- A newer text of a node whose job is gone is found in its row.
-for _, node in ipairs(redis.call('HKEYS', changed)) do
-  if not live[node] then redis.call('HDEL', changed, node) end
+if not misuse(changed) then
+  for _, node in ipairs(redis.call('HKEYS', changed)) do
+    if not live[node] then redis.call('HDEL', changed, node) end
+  end
 end
 
 local mended = 0

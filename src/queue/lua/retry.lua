@@ -1,6 +1,6 @@
 -- Lets jobs wait for their next attempt. ARGV: of each job: token, node, delay (ms), new entry
 -- Answer: how many tokens held no job any more
-local wrong = wrong_type(inflight, leases, started, retry, queue, changed)
+local wrong = wrong_type(inflight, leases, retry, queue)
 if wrong then return wrong end
 
 local now, stale = now_ms(), 0
