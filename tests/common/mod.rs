@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 pub use app::{TestApp, faulty_model, hash_model, ids_of, vector_of, with_short_intervals};
 pub use postgres::TestPostgres;
 pub use program::{Program, send_signal};
-pub use redis::{TestRedis, redis_cli};
+pub use redis::{TestRedis, end_private_redis, redis_cli};
 
 /// How long to wait before a condition is looked at again.
 const POLL: Duration = Duration::from_millis(20);

@@ -3,12 +3,13 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use super::{free_port, process::ServerProcess, wait_until_blocking};
+use super::{POLL, free_port, process::ServerProcess, wait_until_blocking};
 
 const READY_WITHIN: Duration = Duration::from_secs(20);
 
@@ -125,6 +126,20 @@ impl TestRedis {
 
     fn try_cli(&self, command: &[&str]) -> std::io::Result<String> {
         redis_cli(TcpStream::connect(("127.0.0.1", self.port))?, command)
+    }
+}
+
+/// Ends the private Redis that a killed `serve` left behind in its data directory, if it did.
+pub fn end_private_redis(data_dir: &Path) {
+    let (socket, start) = (data_dir.join("redis/redis.sock"), Instant::now());
+    // Not by `wait_until`: this is called while a failed test is being cleaned up.
+    while let Ok(stream) = UnixStream::connect(&socket)
+        && start.elapsed() < READY_WITHIN
+    {
+        // It ends without an answer; one that still loads its data is asked again.
+        let _ = stream.set_read_timeout(Some(READY_WITHIN));
+        let _ = redis_cli(stream, &["SHUTDOWN", "NOSAVE"]);
+        std::thread::sleep(POLL);
     }
 }
 

@@ -82,26 +82,41 @@ async fn readyz(site: &Site, url: &str) -> (u16, String) {
     (answer.status().as_u16(), answer.text().await.unwrap())
 }
 
+/// What goes on while a key holds another type than it must.
+#[derive(Clone, Copy, PartialEq)]
+enum GoesOn {
+    IngestAndWork,
+    Ingest,
+    /// On the nodes that are there.
+    Work,
+    Nothing,
+}
+
 /// Whatever holds another type is named by readiness and the log; what does not need it goes on,
 /// and the rest does when the key is mended.
-async fn a_key_of_another_type(key: &str, ingest_goes_on: bool, work_goes_on: bool) {
+async fn a_key_of_another_type(key: &str, goes_on: GoesOn) {
     let (mut site, url, worker) = site().await;
+    let mut ids = Vec::new();
+    if goes_on == GoesOn::Work {
+        site.program(worker).signal("STOP");
+        ids = site.ingest(&url, &texts(10)).await;
+    }
     site.redis(&format!("DEL {key}"));
-    assert_eq!(site.redis(&format!("SET {key} theirs")), "OK");
+    site.redis(&format!("SET {key} theirs"));
+    site.program(worker).signal("CONT");
     let (status, detail) = readyz(&site, &url).await;
     assert!(status == 503 && detail.contains(key), "{key}: {status} {detail}");
 
     let answer = site.try_ingest(&url, &texts(10)).await;
-    let mut ids = match (&answer, ingest_goes_on) {
-        (Ok(ids), true) => ids.clone(),
-        (Err(refused), false) => {
+    match (answer, goes_on) {
+        (Ok(new), GoesOn::IngestAndWork | GoesOn::Ingest) => ids.extend(new),
+        (Err(refused), GoesOn::Work | GoesOn::Nothing) => {
             assert!(refused.starts_with("503") && refused.contains(key), "{key}: {refused}");
-            Vec::new()
         }
-        _ => panic!("{key}: {answer:?}"),
-    };
+        (answer, _) => panic!("{key}: {answer:?}"),
+    }
     let progress = site.progress().await;
-    if work_goes_on {
+    if matches!(goes_on, GoesOn::IngestAndWork | GoesOn::Work) {
         progress.reach(10).await;
     }
     wait_until(DEADLINE, async || site.has_logged(worker, key)).await;
@@ -111,22 +126,35 @@ async fn a_key_of_another_type(key: &str, ingest_goes_on: bool, work_goes_on: bo
     site.redis(&format!("DEL {key}"));
     wait_until(DEADLINE, async || readyz(&site, &url).await.0 == 200).await;
     ids.extend(site.ingest(&url, &texts(10)).await);
-    check(&site, &Expected { ids: &ids, ..Expected::default() }).await;
+    let expected = Expected { ids: &ids, embedded_again: Some(0), ..Expected::default() };
+    check(&site, &expected).await;
     let log = site.program(worker).stderr();
     assert!(!log.contains("an actor failed"), "{key}: {log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_of_another_type_is_named_and_other_work_goes_on() {
-    let _plan = Plan::new("keys of another type").await;
-    for (key, ingest_goes_on, work_goes_on) in [
-        ("embedding:queue", false, false),
-        ("embedding:retry", true, true),
-        ("embedding:dlq", true, true),
-        ("embedding:queue:inflight", true, false),
-        ("embedding:queue:orphans", true, true),
-    ] {
-        a_key_of_another_type(key, ingest_goes_on, work_goes_on).await;
+    let _plan = Plan::new("keys of another type that few need").await;
+    for key in ["embedding:retry", "embedding:dlq", "embedding:queue:orphans"] {
+        a_key_of_another_type(key, GoesOn::IngestAndWork).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_of_another_type_that_claims_need_is_named_and_nodes_are_accepted() {
+    let _plan = Plan::new("keys of another type that claims need").await;
+    for key in ["embedding:queue:inflight", "embedding:queue:leases"] {
+        a_key_of_another_type(key, GoesOn::Ingest).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_of_another_type_that_nodes_need_is_named_and_they_are_refused() {
+    let _plan = Plan::new("keys of another type that new nodes need").await;
+    for (key, goes_on) in
+        [("embedding:queue", GoesOn::Nothing), ("embedding:queue:reservations", GoesOn::Work)]
+    {
+        a_key_of_another_type(key, goes_on).await;
     }
 }
 

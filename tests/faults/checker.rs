@@ -120,7 +120,7 @@ pub fn cosine(a: &[f32], b: &[f32]) -> f32 {
 }
 
 /// Waits for rest: no row open, no job live.
-async fn rest(site: &Site, db: &DatabaseConnection) {
+pub async fn rest(site: &Site, db: &DatabaseConnection) {
     let open = "SELECT count(*) FROM nodes WHERE embedding_status IN ('queued', 'processing')";
     wait_until(REST_WITHIN, async || {
         let statement = Statement::from_string(db.get_database_backend(), open);

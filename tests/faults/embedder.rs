@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use serde_json::json;
+
 use super::{
-    checker::{Expected, check, connect, rows},
+    checker::{Expected, check, connect, rest, rows},
     faulty::{HANG, NAN, PANIC},
     plan::{Plan, Row},
     site::{DEADLINE, Site, Stores, texts},
@@ -64,13 +66,31 @@ async fn bad_texts_harm_no_others_on_shared_stores() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_whose_models_only_hang_ends_and_says_so() {
     let _plan = Plan::new("a model that always hangs").await;
+    let mut row = Row::new("a model that always hangs", Stores::Shared.name());
     let settings = [("EMBEDDING_BATCH_TIMEOUT_SECONDS", "0.2"), ("EMBEDDING_BATCH_TEXTS", "1")];
     let mut site = Site::new(Stores::Shared, &settings).await;
     let (worker, url) = site.start_all(Duration::ZERO).await;
-    site.ingest(&url, &vec![HANG.to_owned(); 6]).await;
+    let ids = site.ingest(&url, &vec![HANG.to_owned(); 6]).await;
     // Each hang leaves a thread that nobody can end.
     assert_eq!(site.program(worker).exit_code(DEADLINE).await, Some(1));
     assert!(site.has_logged(worker, "models hang, and only the process can end their threads"));
+
+    // The program itself has no text that hangs: what is left is embedded, and what was given up
+    // can be.
+    site.start("worker");
+    let db = connect(&site.dsn).await;
+    rest(&site, &db).await;
+    let failed = rows(&db).await.iter().filter(|row| row.status == "failed").count();
+    println!("given up by the worker that ended: {failed} of {}", ids.len());
+    assert!((1..ids.len()).contains(&failed), "some were given up, not all: {failed}");
+    assert_eq!(site.redis("LLEN embedding:dlq"), failed.to_string());
+    site.redis("DEL embedding:dlq");
+    let requeue = site.http().post(format!("{url}/admin/embedding/requeue"));
+    let answer = requeue.json(&json!({"status": "failed"})).send().await.unwrap();
+    let answer: serde_json::Value = answer.json().await.unwrap();
+    assert_eq!(answer["enqueued"], failed, "{answer}");
+    let expected = Expected { ids: &ids, embedded_again: Some(0), ..Expected::default() };
+    row.checked(check(&site, &expected).await);
 }
 
 async fn a_batch_longer_than_the_lease_is_embedded_once(stores: Stores) {

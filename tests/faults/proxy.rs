@@ -18,6 +18,21 @@ use tokio::{
     sync::watch,
 };
 
+use super::site::{Site, Stores};
+use crate::common::TestPostgres;
+
+/// A site whose processes reach one of its stores through a proxy.
+pub async fn behind_a_proxy(of_redis: bool) -> (Site, Proxy) {
+    let mut site = Site::new(Stores::Shared, &[]).await;
+    let direct = match of_redis {
+        true => site.redis_server.as_ref().unwrap().port(),
+        false => TestPostgres::shared().port(),
+    };
+    let proxy = Proxy::before(direct).await;
+    site.change_settings(&format!(":{direct}"), &format!(":{}", proxy.port()));
+    (site, proxy)
+}
+
 /// A proxy before one server; it ends with this value.
 pub struct Proxy {
     port: u16,

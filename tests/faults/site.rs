@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use super::{
     checker::connect,
-    common::{Program, TestPostgres, TestRedis, redis_cli, wait_until},
+    common::{Program, TestPostgres, TestRedis, end_private_redis, redis_cli, wait_until},
     faulty,
 };
 
@@ -269,11 +269,21 @@ impl Site {
 }
 
 impl Drop for Site {
-    /// Shows what the processes of a failed run said last.
+    /// Ends all processes, also the Redis of a `serve` that was killed; shows what those of a
+    /// failed run said last.
     fn drop(&mut self) {
-        if !std::thread::panicking() {
-            return;
+        if std::thread::panicking() {
+            self.show_logs();
         }
+        self.programs.clear();
+        if self.stores == Stores::Private {
+            end_private_redis(self.dir.path());
+        }
+    }
+}
+
+impl Site {
+    fn show_logs(&self) {
         for (process, program) in self.programs.iter().enumerate() {
             let log = program.stderr();
             let lines: Vec<&str> = log.lines().collect();
@@ -289,12 +299,19 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Rows that are `ready`; none while the database does not answer.
-    pub async fn ready(&self) -> Option<u64> {
-        let query = "SELECT count(*) FROM nodes WHERE embedding_status = 'ready'";
+    /// Rows that are `ready`, and rows in all; none while the database does not answer.
+    async fn counts(&self) -> Option<(u64, u64)> {
+        let query =
+            "SELECT count(*) FILTER (WHERE embedding_status = 'ready'), count(*) FROM nodes";
         let statement = Statement::from_string(self.db.get_database_backend(), query);
         let row = self.db.query_one_raw(statement).await.ok()??;
-        Some(row.try_get_by_index::<i64>(0).unwrap() as u64)
+        let count = |column| row.try_get_by_index::<i64>(column).unwrap() as u64;
+        Some((count(0), count(1)))
+    }
+
+    /// Rows that are `ready`; none while the database does not answer.
+    pub async fn ready(&self) -> Option<u64> {
+        self.counts().await.map(|(ready, _)| ready)
     }
 
     /// Waits until so many rows are `ready`.
@@ -303,18 +320,19 @@ impl Progress {
     }
 
     /// Waits for the next row to become `ready`; how long that took since `fault_gone`, or `None`
-    /// if all `of` them are.
-    pub async fn recovery(&self, fault_gone: Instant, of: u64) -> Option<Duration> {
-        let mut before = None;
+    /// if all rows are.
+    pub async fn recovery(&self, fault_gone: Instant) -> Option<Duration> {
+        let mut counts = None;
         wait_until(DEADLINE, async || {
-            before = self.ready().await;
-            before.is_some()
+            counts = self.counts().await;
+            counts.is_some()
         })
         .await;
-        if before.unwrap() >= of {
+        let (ready, all) = counts.unwrap();
+        if ready == all {
             return None;
         }
-        self.reach(before.unwrap() + 1).await;
+        self.reach(ready + 1).await;
         Some(fault_gone.elapsed())
     }
 }

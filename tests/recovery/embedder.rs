@@ -1,4 +1,4 @@
-//! Models that panic: the thread is replaced, the process lives.
+//! Models that panic or hang: the thread is replaced or given up, the process lives.
 
 use std::{
     sync::{

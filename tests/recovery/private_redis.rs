@@ -10,7 +10,7 @@ use std::{
 use vecmill::app::Role;
 
 use super::{DEADLINE, all_ready, ingest, slow_model};
-use crate::common::{Program, TestApp, send_signal, wait_until};
+use crate::common::{Program, TestApp, end_private_redis, send_signal, wait_until};
 
 /// Sends one inline command to the private Redis of a data directory; the first field of the
 /// answer with this name, or all of it when the name is empty.
@@ -40,12 +40,13 @@ fn is_running(pid: u32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }
 
-/// Ends a Redis that a failed test leaves behind.
-struct EndAtLast(u32);
+/// Ends the Redis that a killed `serve` leaves behind. It is made before the `serve`, and so is
+/// dropped after it.
+struct EndAtLast<'a>(&'a Path);
 
-impl Drop for EndAtLast {
+impl Drop for EndAtLast<'_> {
     fn drop(&mut self) {
-        send_signal("KILL", self.0);
+        end_private_redis(self.0);
     }
 }
 
@@ -79,25 +80,26 @@ async fn what_a_killed_serve_leaves_behind_is_taken_over() {
     const NODES: usize = 400;
     let dir = tempfile::tempdir().unwrap();
     let settings = [("EMBEDDING_BATCH_TEXTS", "1")];
+    let _redis = EndAtLast(dir.path());
     let mut killed = Program::start("serve", dir.path(), &settings);
     let client = TestApp::client_of(&killed.url().await);
-    let leftover = EndAtLast(pid(dir.path()).unwrap());
+    let leftover = pid(dir.path()).unwrap();
     ingest(&client, NODES).await;
     killed.kill();
     let jobs = number(dir.path(), "LLEN embedding:queue")
         + number(dir.path(), "HLEN embedding:queue:inflight");
     assert!(jobs > 0, "it was killed with jobs left");
-    assert!(is_running(leftover.0), "nobody told its Redis to stop");
+    assert!(is_running(leftover), "nobody told its Redis to stop");
 
     let mut next = Program::start("serve", dir.path(), &settings);
     let client = TestApp::client_of(&next.url().await);
-    let redis = EndAtLast(pid(dir.path()).unwrap());
-    assert_ne!(redis.0, leftover.0);
-    assert!(!is_running(leftover.0), "two servers on one directory");
+    let redis = pid(dir.path()).unwrap();
+    assert_ne!(redis, leftover);
+    assert!(!is_running(leftover), "two servers on one directory");
     all_ready(&client, NODES).await;
     next.signal("TERM");
     assert_eq!(next.exit_code(DEADLINE).await, Some(0), "{}", next.stderr());
-    assert!(!is_running(redis.0), "its Redis ends with it");
+    assert!(!is_running(redis), "its Redis ends with it");
 }
 
 #[tokio::test(flavor = "multi_thread")]
