@@ -50,8 +50,12 @@ struct Faults {
     delay: AtomicU64,
     /// Connections that were cut.
     cut: AtomicUsize,
-    /// Whether no reply comes through, and no connection ends.
+    /// Whether no reply comes through.
     silent: AtomicBool,
+    /// Connections made so far.
+    made: AtomicUsize,
+    /// The first of these that still work; the others are silent, and do not end.
+    alive_from: AtomicUsize,
 }
 
 impl Proxy {
@@ -93,9 +97,16 @@ impl Proxy {
         self.faults.cut.load(Ordering::SeqCst)
     }
 
-    /// Lets no reply through any more, as if the server had vanished; or again.
+    /// Lets no reply through, or again.
     pub fn silence(&self, silent: bool) {
         self.faults.silent.store(silent, Ordering::SeqCst);
+    }
+
+    /// Lets no reply through on the connections that there are, as if the server behind them had
+    /// vanished; new ones find its successor.
+    pub fn vanish(&self) {
+        let made = self.faults.made.load(Ordering::SeqCst);
+        self.faults.alive_from.store(made, Ordering::SeqCst);
     }
 
     /// Holds back each piece of a reply for so long, from now on.
@@ -105,6 +116,7 @@ impl Proxy {
 }
 
 async fn pass(client: TcpStream, port: u16, faults: &Faults) {
+    let number = faults.made.fetch_add(1, Ordering::SeqCst);
     let Ok(server) = TcpStream::connect(("127.0.0.1", port)).await else { return };
     client.set_nodelay(true).unwrap();
     server.set_nodelay(true).unwrap();
@@ -113,7 +125,7 @@ async fn pass(client: TcpStream, port: u16, faults: &Faults) {
     // Whichever side ends, both do.
     tokio::select! {
         () = requests(from_client, to_server) => {}
-        () = replies(from_server, to_client, faults) => {}
+        () = replies(from_server, to_client, faults, number) => {}
     }
 }
 
@@ -122,7 +134,7 @@ async fn requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
     let _ = tokio::io::copy(&mut from, &mut to).await;
 }
 
-async fn replies(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, faults: &Faults) {
+async fn replies(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, faults: &Faults, number: usize) {
     let mut piece = vec![0; 16 * 1024];
     while let Ok(read @ 1..) = from.read(&mut piece).await {
         let delay = faults.delay.load(Ordering::SeqCst);
@@ -131,6 +143,9 @@ async fn replies(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, faults: &Fault
         }
         while faults.silent.load(Ordering::SeqCst) {
             tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        if number < faults.alive_from.load(Ordering::SeqCst) {
+            return std::future::pending().await;
         }
         let mut passed = read;
         if faults.cuts.load(Ordering::SeqCst) > 0 {
