@@ -167,7 +167,9 @@ async fn a_book_of_ours_of_another_type_is_named_and_holds_nobody_up() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lock_that_nobody_gives_back_is_named_and_holds_nobody_up() {
     let _plan = Plan::new("a lock that nobody gives back").await;
-    holds_theirs("embedding:queue:sweep-lock", Theirs::List, GoesOn::IngestAndWork).await;
+    for theirs in [Theirs::List, Theirs::Text] {
+        holds_theirs("embedding:queue:sweep-lock", theirs, GoesOn::IngestAndWork).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -29,7 +29,7 @@ pub struct Book {
     pub seen: Seen,
     /// The texts that models began on, by the lease of the job.
     pub started: HashMap<Lease, String>,
-    /// How often a node was put in the queue, but for the sweep and while it had a job there.
+    /// How often a node that had no job was put in the queue; the sweep does not count.
     turns: HashMap<Uuid, usize>,
     /// A job that loses its worker this often is a dead letter.
     pub lost_max: u32,
@@ -128,13 +128,8 @@ impl Book {
     /// counts no more.
     pub fn takes_its_turn(&mut self, node: Uuid) {
         if !self.seen.keys.pending.contains_key(&node) {
-            self.takes_another_turn(node);
+            *self.turns.entry(node).or_default() += 1;
         }
-    }
-
-    /// A job takes the place of another that has ended.
-    pub fn takes_another_turn(&mut self, node: Uuid) {
-        *self.turns.entry(node).or_default() += 1;
     }
 
     /// The reason of a failure: it says which text of a node failed, and in which turn of it.

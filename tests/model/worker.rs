@@ -219,14 +219,14 @@ impl Held {
             Next::Retry { delay, reason } => {
                 let stale = queue.retry(&[(lease, job.clone(), *delay)]).await.unwrap();
                 self.assert_told(book, stale);
-                (None, self.failing(self.giving_way(book), reason, stale))
+                (None, self.failing(book, self.giving_way(book), reason, stale))
             }
             Next::Bury { reason } => {
                 let letter = DeadLetter::of_job(lease, job, reason, FAILED_AT);
                 let (stale, _) = queue.dead_letter(&[letter], false).await.unwrap();
                 self.assert_told(book, stale);
                 let effect = Effect::under(&self.token).ending(job);
-                (None, self.failing(effect, reason, stale))
+                (None, self.failing(book, effect, reason, stale))
             }
         }
     }
@@ -244,9 +244,12 @@ impl Held {
         if book.has_newer_text(self.job.node_id) { effect.ending(&self.job) } else { effect }
     }
 
-    /// An attempt is counted as failed with the job, by its holder only.
-    fn failing(&self, effect: Effect, reason: &str, stale: u64) -> Effect {
-        if stale == 0 { effect.failing(self.job.node_id, reason) } else { effect }
+    /// An attempt is counted as failed with the job, by its holder only. What a job has failed that
+    /// gives way to another does not count, though it may have read the newer text.
+    fn failing(&self, book: &Book, effect: Effect, reason: &str, stale: u64) -> Effect {
+        let node = self.job.node_id;
+        let counts = stale == 0 && !book.has_newer_text(node);
+        if counts { effect.failing(node, reason) } else { effect }
     }
 
     fn assert_told(&self, book: &Book, stale: u64) {
@@ -257,13 +260,15 @@ impl Held {
 /// What to do with a job, by its row.
 fn after_reading(job: &Job, row: Option<TextRow>) -> Next {
     let Some(row) = row else { return Next::Ack };
-    let Some(text) = row.text else { return Next::Skip };
     let looks_done =
         row.status == NodeStatus::Ready && row.has_embedding && job.action == Action::Embed;
-    match looks_done {
-        true if row.source_hash.as_deref() == Some(hash_of(&text).as_str()) => Next::Ack,
-        true => Next::Mark { text },
-        false => Next::Start { text },
+    match row.text {
+        // It was not marked, and so takes no outcome.
+        None if looks_done => Next::Ack,
+        None => Next::Skip,
+        Some(text) if !looks_done => Next::Start { text },
+        Some(text) if row.source_hash == Some(hash_of(&text)) => Next::Ack,
+        Some(text) => Next::Mark { text },
     }
 }
 
