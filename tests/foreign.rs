@@ -174,6 +174,22 @@ fn are_equal(a: &[f32], b: &[f32]) -> bool {
     cosine > 0.9999
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_for_a_ready_node_without_a_text_ends() {
+    let site = Site::new().await;
+    let worker = site.start(Role::Worker, &[]).await;
+    let node = site.insert(None, "").await;
+    site.sql(&format!(
+        "UPDATE nodes SET embedding_status = 'ready', embedding = '{}' WHERE id = '{node}'",
+        json!(their_vector()),
+    ))
+    .await;
+    site.produce(node, None, 4);
+    site.settled(1).await;
+    assert!(are_equal(&site.vector(node).await, &their_vector()), "it keeps what it has");
+    worker.stop().await;
+}
+
 /// Consumes until told to stop, at most so many jobs; answers the nodes that it embedded.
 fn foreign_consumer(site: &Site, most: usize, stop: &Arc<AtomicBool>) -> JoinHandle<HashSet<Uuid>> {
     let (site, stop) = (site.clone(), Arc::clone(stop));

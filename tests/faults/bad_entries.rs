@@ -92,17 +92,33 @@ enum GoesOn {
     Nothing,
 }
 
-/// Whatever holds another type is named by readiness and the log; what does not need it goes on,
-/// and the rest does when the key is mended.
+/// What somebody else has put under a key.
+#[derive(Clone, Copy)]
+enum Theirs {
+    Text,
+    List,
+}
+
 async fn a_key_of_another_type(key: &str, goes_on: GoesOn) {
+    holds_theirs(key, Theirs::Text, goes_on).await;
+}
+
+/// Whatever holds what it must not is named by readiness and the log; what does not need it goes
+/// on, and the rest does when the key is mended.
+async fn holds_theirs(key: &str, theirs: Theirs, goes_on: GoesOn) {
+    let (put, look) = match theirs {
+        Theirs::Text => ("SET aside theirs", format!("GET {key}")),
+        Theirs::List => ("RPUSH aside theirs", format!("LINDEX {key} 0")),
+    };
     let (mut site, url, worker) = site().await;
     let mut ids = Vec::new();
     if goes_on == GoesOn::Work {
         site.program(worker).signal("STOP");
         ids = site.ingest(&url, &texts(10)).await;
     }
-    site.redis(&format!("DEL {key}"));
-    site.redis(&format!("SET {key} theirs"));
+    site.redis(put);
+    // In one step: a worker could take it in between.
+    assert_eq!(site.redis(&format!("RENAME aside {key}")), "OK");
     site.program(worker).signal("CONT");
     let (status, detail) = readyz(&site, &url).await;
     assert!(status == 503 && detail.contains(key), "{key}: {status} {detail}");
@@ -122,7 +138,7 @@ async fn a_key_of_another_type(key: &str, goes_on: GoesOn) {
     wait_until(DEADLINE, async || site.has_logged(worker, key)).await;
     assert!(site.program(worker).is_running(), "{key}");
 
-    assert_eq!(site.redis(&format!("GET {key}")), "theirs", "{key} is left to its owner");
+    assert_eq!(site.redis(&look), "theirs", "{key} is left to its owner");
     site.redis(&format!("DEL {key}"));
     wait_until(DEADLINE, async || readyz(&site, &url).await.0 == 200).await;
     ids.extend(site.ingest(&url, &texts(10)).await);
@@ -137,6 +153,22 @@ async fn a_key_of_another_type_is_named_and_other_work_goes_on() {
     let _plan = Plan::new("keys of another type that few need").await;
     for key in ["embedding:retry", "embedding:dlq", "embedding:queue:orphans"] {
         a_key_of_another_type(key, GoesOn::IngestAndWork).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_book_of_ours_of_another_type_is_named_and_holds_nobody_up() {
+    let _plan = Plan::new("books of another type").await;
+    for key in ["embedding:queue:fair", "embedding:queue:started", "embedding:queue:changed"] {
+        a_key_of_another_type(key, GoesOn::IngestAndWork).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_nobody_gives_back_is_named_and_holds_nobody_up() {
+    let _plan = Plan::new("a lock that nobody gives back").await;
+    for theirs in [Theirs::List, Theirs::Text] {
+        holds_theirs("embedding:queue:sweep-lock", theirs, GoesOn::IngestAndWork).await;
     }
 }
 

@@ -1,23 +1,36 @@
 //! What all actors share: the servers, what was last seen in them, and the numbers that jobs,
 //! nodes and texts get, so that a case runs the same way each time.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use uuid::Uuid;
-use vecmill::domain::{Action, Job, TenantId};
+use vecmill::{
+    domain::{Action, Job, TenantId},
+    queue::Lease,
+};
 
 use crate::{seen::Seen, site::Site};
 
 /// When the jobs of this world come in.
 const ENQUEUED_AT: f64 = 1_795_477_681.46;
 
+const IN_TURN: &str = ", in turn ";
+const NO_TEXT: &str = "no text";
+
+/// Whether a failure with this reason is one of this text.
+pub fn is_reason_of(reason: &str, text: Option<&str>) -> bool {
+    reason.split(IN_TURN).next() == Some(text.unwrap_or(NO_TEXT))
+}
+
 /// See the module.
 pub struct Book {
     pub site: &'static Site,
     /// Before the step that is being taken.
     pub seen: Seen,
-    /// Nodes that were given up, each with the text that was tried; without one, whatever it was.
-    pub in_vain: HashSet<(Uuid, Option<String>)>,
+    /// The texts that models began on, by the lease of the job.
+    pub started: HashMap<Lease, String>,
+    /// How often a node that had no job was put in the queue; the sweep does not count.
+    turns: HashMap<Uuid, usize>,
     /// A job that loses its worker this often is a dead letter.
     pub lost_max: u32,
     jobs: usize,
@@ -32,6 +45,8 @@ pub struct Effect {
     pub ends: Ends,
     /// The token that it needed.
     pub token: Option<String>,
+    /// The node and the reason of an attempt that failed and is counted now.
+    pub failed: Option<(Uuid, String)>,
     /// Whether it may pass the limits: its jobs were let in before.
     pub passes_limits: bool,
 }
@@ -57,6 +72,12 @@ impl Effect {
         self
     }
 
+    /// It also counts an attempt as failed.
+    pub fn failing(mut self, node: Uuid, reason: &str) -> Self {
+        self.failed = Some((node, reason.to_owned()));
+        self
+    }
+
     pub fn past_the_limits() -> Self {
         Self { passes_limits: true, ..Self::default() }
     }
@@ -75,7 +96,8 @@ impl Book {
         Self {
             site,
             seen: site.look().await,
-            in_vain: HashSet::new(),
+            started: HashMap::new(),
+            turns: HashMap::new(),
             lost_max,
             jobs: 0,
             nodes: 0,
@@ -100,6 +122,25 @@ impl Book {
     pub fn new_text(&mut self) -> usize {
         self.texts += 1;
         self.texts
+    }
+
+    /// Somebody but the sweep puts a node in the queue. What failed before a job that is new there
+    /// counts no more.
+    pub fn takes_its_turn(&mut self, node: Uuid) {
+        if !self.seen.keys.pending.contains_key(&node) {
+            *self.turns.entry(node).or_default() += 1;
+        }
+    }
+
+    /// The reason of a failure: it says which text of a node failed, and in which turn of it.
+    pub fn reason(&self, node: Uuid, text: Option<&str>) -> String {
+        let turn = self.turns.get(&node).unwrap_or(&0);
+        format!("{}{IN_TURN}{turn}", text.unwrap_or(NO_TEXT))
+    }
+
+    /// Whether a newer text of a node waits for the end of its job in flight.
+    pub fn has_newer_text(&self, node: Uuid) -> bool {
+        self.seen.keys.changed.contains_key(&node.to_string())
     }
 
     /// Whether a token held its job before the step.

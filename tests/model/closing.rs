@@ -7,9 +7,10 @@ use vecmill::domain::NodeStatus;
 
 use crate::{
     act::Act,
-    book::{Book, Effect},
+    book::{Effect, is_reason_of},
     scheduler::{Recounted, Scheduler},
     seen::{Keys, Seen},
+    site::STALE,
     trouble,
     worker::Worker,
     world::World,
@@ -34,7 +35,8 @@ impl World {
             }
         }
         nothing_is_lost(&self.book.seen);
-        a_text_ends_by_its_own_failure(&self.book);
+        a_text_ends_by_its_own_failure(&self.book.seen);
+        no_vector_of_an_older_text_stays(&self.book.seen);
         nothing_is_left(&self.book.seen);
     }
 
@@ -69,7 +71,7 @@ impl World {
             self.check(&effect).await;
         }
         while worker.jobs() > 0 {
-            let effect = worker.advance(&self.book, 0).await;
+            let effect = worker.advance(&mut self.book, 0).await;
             self.check(&effect).await;
         }
     }
@@ -96,15 +98,22 @@ fn nothing_is_lost(seen: &Seen) {
 
 /// A node is `skipped` only without a text, and `failed` only when this text was tried in vain: the
 /// end of an older one is not its own.
-fn a_text_ends_by_its_own_failure(book: &Book) {
-    for (node, row) in &book.seen.rows {
-        let in_vain = |text| book.in_vain.contains(&(*node, text));
+fn a_text_ends_by_its_own_failure(seen: &Seen) {
+    for (node, row) in &seen.rows {
+        let text = row.text.as_deref();
         let is_its_own = match row.status {
-            NodeStatus::Skipped => row.text.is_none(),
-            NodeStatus::Failed => in_vain(row.text.clone()) || in_vain(None),
+            NodeStatus::Skipped => text.is_none(),
+            NodeStatus::Failed => is_reason_of(row.error.as_deref().unwrap(), text),
             _ => true,
         };
         assert!(is_its_own, "{node} is {} for the end of an older text: {row:?}", row.status);
+    }
+}
+
+/// A row that is known to have the vector of an older text was embedded again.
+fn no_vector_of_an_older_text_stays(seen: &Seen) {
+    for (node, row) in seen.rows.iter().filter(|(_, row)| row.status == NodeStatus::Ready) {
+        assert_ne!(row.source_hash.as_deref(), Some(STALE), "{node} was not embedded again");
     }
 }
 

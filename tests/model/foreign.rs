@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use crate::{
     book::{Book, Effect, Ends},
-    site::{THEIR_VECTOR, literal, props},
+    site::{literal, props, their_vector},
 };
 
 /// A node that it turned to, and the commands that it gave for it.
@@ -67,10 +67,19 @@ impl TheirProducer {
     }
 }
 
-/// A job that it took, and what it did about it.
+/// A consumer; it does not look whether the text has changed when it stores a vector.
 #[derive(Default)]
 pub struct TheirConsumer {
-    job: Option<(Uuid, String, usize)>,
+    job: Option<Taken>,
+}
+
+/// A job that it took, and what it did about it.
+struct Taken {
+    node: Uuid,
+    tenant: String,
+    /// What it read.
+    text: Option<String>,
+    done: usize,
 }
 
 impl TheirConsumer {
@@ -81,24 +90,28 @@ impl TheirConsumer {
         }
         let job: Value = serde_json::from_str(&entry).unwrap();
         let tenant = job["tenant_id"].as_str().unwrap_or("default").to_owned();
-        self.job = Some((job["node_id"].as_str().unwrap().parse().unwrap(), tenant, 0));
+        let node = job["node_id"].as_str().unwrap().parse().unwrap();
+        self.job = Some(Taken { node, tenant, text: None, done: 0 });
         Some(Ends::Jobs(vec![job["job_id"].as_str().unwrap().to_owned()]).into())
     }
 
     pub async fn advance(&mut self, book: &Book) -> Option<Effect> {
-        let (node, tenant, done) = self.job.as_mut()?;
+        let Taken { node, tenant, text, done } = self.job.as_mut()?;
         let (id, site) = (literal(*node), book.site);
         match *done {
             0 => {
                 let status = "UPDATE nodes SET embedding_status = 'processing'";
                 site.sql(&format!("{status} WHERE id = {id}")).await;
+                *text = book.seen.rows.get(node).and_then(|row| row.text.clone());
             }
             1 => {
-                let bytes: Vec<u8> = THEIR_VECTOR.iter().flat_map(|x| x.to_le_bytes()).collect();
-                let blob: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+                let result = match text {
+                    Some(text) => format!("ready', embedding = x'{}", blob(&their_vector(text))),
+                    None => "skipped".to_owned(),
+                };
                 site.sql(&format!(
-                    "UPDATE nodes SET embedding = x'{blob}', embedding_status = 'ready', \
-                     embedding_error = NULL WHERE id = {id}"
+                    "UPDATE nodes SET embedding_status = '{result}', embedding_error = NULL \
+                     WHERE id = {id}"
                 ))
                 .await;
             }
@@ -114,4 +127,10 @@ impl TheirConsumer {
         }
         Some(Effect::default())
     }
+}
+
+/// A vector as a literal in SQLite.
+fn blob(vector: &[f32]) -> String {
+    let bytes = vector.iter().flat_map(|x| x.to_le_bytes());
+    bytes.map(|byte| format!("{byte:02x}")).collect()
 }

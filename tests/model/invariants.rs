@@ -8,7 +8,7 @@ use vecmill::domain::NodeStatus;
 use crate::{
     book::{Effect, Ends},
     seen::Seen,
-    site::{LIMITS, RETRY, THEIR_VECTOR, our_vector},
+    site::{LIMITS, RETRY, STALE, hash_of, is_theirs, our_vector, their_vector},
     world::Past,
 };
 
@@ -18,8 +18,8 @@ pub fn check(before: &Seen, effect: &Effect, now: &Seen, past: &Past) {
     only_the_holder_ends(before, effect, now);
     leases_and_inflight_agree(now, past);
     ready_means_the_current_text(now);
-    dead_letters_end_their_jobs_once(now);
-    attempts_within_maximum(now);
+    dead_letters_end_their_jobs_once(now, past);
+    attempts_within_maximum(now, past);
     if !past.touched {
         a_node_has_one_live_job(now);
         pending_keys_name_the_live_jobs(now);
@@ -70,28 +70,42 @@ pub fn leases_and_inflight_agree(now: &Seen, past: &Past) {
     assert!(started.is_subset(&tokens), "a model works for nobody: {started:?}");
 }
 
-/// A row that is `ready` has the vector of its text, unless a foreign program wrote it.
+/// A row that is `ready` has the vector of its text, of our model or a foreign one. Only a foreign
+/// program stores that of an older text; then the row is marked, for the sweep to find it. One that
+/// was embedded by ours before it was overwritten so has no mark, and looks as it should.
 pub fn ready_means_the_current_text(now: &Seen) {
-    for (node, row) in &now.rows {
-        if row.status == NodeStatus::Ready && row.vector.as_deref() != Some(&THEIR_VECTOR) {
-            let vector = row.text.as_deref().map(our_vector);
-            assert!(row.vector == vector, "{node} is ready with another vector: {row:?}");
+    for (node, row) in now.rows.iter().filter(|(_, row)| row.status == NodeStatus::Ready) {
+        let (text, vector) = (row.text.as_deref(), row.vector.as_deref().unwrap());
+        let is_of = |text: &str| vector == our_vector(text) || vector == their_vector(text);
+        if text.is_some_and(is_of) {
+            continue;
         }
+        assert!(is_theirs(vector), "{node} is ready with another vector: {row:?}");
+        let mark = row.source_hash.as_deref();
+        let is_known = mark == Some(STALE) || mark == text.map(hash_of).as_deref();
+        assert!(is_known, "nobody can know of which text the vector of {node} is: {row:?}");
     }
 }
 
-/// No job has two letters, and none that has one is live.
-pub fn dead_letters_end_their_jobs_once(now: &Seen) {
-    let (live, mut buried) = (now.live_ids(), BTreeSet::new());
+/// No job that has a letter is live, and none has two; neither has a text of a node, in one turn
+/// of it, whatever jobs it had.
+pub fn dead_letters_end_their_jobs_once(now: &Seen, past: &Past) {
+    let (live, mut jobs, mut texts) = (now.live_ids(), BTreeSet::new(), BTreeSet::new());
     for letter in &now.keys.letters {
-        let job = letter["job_id"].as_str().unwrap();
-        assert!(buried.insert(job), "{job} has two letters");
+        let [job, node, reason] =
+            ["job_id", "node_id", "error"].map(|field| letter[field].as_str().unwrap());
         assert!(!live.contains(job), "{job} has a letter, and is live");
+        assert!(jobs.insert(job), "{job} has two letters");
+        assert!(texts.insert((node, reason)) || past.touched, "{node} has two: {reason}");
     }
 }
 
-/// No job that is live has used its attempts up, and no row counts more than there are.
-pub fn attempts_within_maximum(now: &Seen) {
+/// No job that is live has used its attempts up, and no row counts more than there are. No text of
+/// a node, in one turn of it, fails more often, whatever jobs it had.
+pub fn attempts_within_maximum(now: &Seen, past: &Past) {
+    for ((node, reason), &attempts) in past.attempts.iter().filter(|_| !past.touched) {
+        assert!(attempts <= RETRY.max_attempts, "{node} failed {attempts} times: {reason}");
+    }
     for job in now.live() {
         assert!(job.attempts < RETRY.max_attempts, "{} goes on for ever", job.job_id);
     }

@@ -46,6 +46,7 @@ impl Operator {
                 let job = |node: &Candidate| book.new_job(node.id, node.tenant_id.as_str(), action);
                 let jobs: Vec<Job> = nodes.iter().map(job).collect();
                 let answers = book.site.queue.enqueue(&jobs, Some(LIMITS)).await.unwrap();
+                nodes.iter().for_each(|node| book.takes_its_turn(node.id));
                 let new = |(node, answer)| (answer == Enqueued::New).then_some(node);
                 Self::Enqueued(nodes.into_iter().zip(answers).filter_map(new).collect())
             }

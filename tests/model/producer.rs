@@ -58,9 +58,10 @@ impl Producer {
         Some(Effect::default())
     }
 
-    pub async fn publish(&mut self, book: &Book) -> Option<Effect> {
+    pub async fn publish(&mut self, book: &mut Book) -> Option<Effect> {
         let Self::Written(reservation, jobs) = self else { return None };
         book.site.queue.publish(reservation, jobs).await.unwrap();
+        jobs.iter().for_each(|job| book.takes_its_turn(job.node_id));
         *self = Self::Idle;
         Some(Effect::past_the_limits())
     }

@@ -73,10 +73,14 @@ impl Scheduler {
                 Reclaim::Record(again, poison)
             }
             Reclaim::Record(again, poison) => {
-                let outcomes: Vec<Outcome> = poison.iter().map(|(_, job)| poisonous(job)).collect();
-                store.record(&outcomes).await.unwrap();
-                book.in_vain.extend(poison.iter().map(|(_, job)| (job.node_id, None)));
-                Reclaim::ReturnRows(again, poison)
+                let outcomes: Vec<Outcome> =
+                    poison.iter().map(|held| poisonous(held, book)).collect();
+                let recorded = store.record(&outcomes).await.unwrap();
+                // A row that has another text by now has nothing to do with those losses.
+                let (poison, mut moot): (Vec<Held>, Vec<Held>) =
+                    poison.into_iter().partition(|(_, job)| recorded.contains(&job.node_id));
+                moot.iter_mut().for_each(|(_, job)| job.lost = 0);
+                Reclaim::ReturnRows([again, moot].concat(), poison)
             }
             Reclaim::ReturnRows(again, poison) => {
                 let nodes: Vec<Uuid> = again.iter().map(|(_, job)| job.node_id).collect();
@@ -85,11 +89,15 @@ impl Scheduler {
             }
             Reclaim::PutBack(again, poison) => {
                 queue.reclaim(&again).await.unwrap();
+                // The job for a newer text takes the place of one that was lost.
+                let replaced =
+                    again.into_iter().filter(|(_, job)| book.has_newer_text(job.node_id));
+                effect = Ends::Jobs(replaced.map(|(_, job)| job.job_id).collect()).into();
                 Reclaim::Bury(poison)
             }
             Reclaim::Bury(poison) => {
-                let letter = |(lease, job): &Held| {
-                    DeadLetter::of_job(lease.clone(), job, "poison", FAILED_AT)
+                let letter = |held: &Held| {
+                    DeadLetter::of_job(held.0.clone(), &held.1, &reason(held, book), FAILED_AT)
                 };
                 let letters: Vec<DeadLetter> = poison.iter().map(letter).collect();
                 queue.dead_letter(&letters, true).await.unwrap();
@@ -130,7 +138,10 @@ impl Scheduler {
         let site = book.site;
         let mut effect = Effect::default();
         self.sweep = match std::mem::take(&mut self.sweep) {
-            Sweep::Begin => self.look(book, None).await,
+            Sweep::Begin => {
+                site.store.reopen_overwritten().await.unwrap();
+                Sweep::Look(None)
+            }
             Sweep::Look(after) => self.look(book, after).await,
             Sweep::AskForJobs(page) => {
                 let ids: Vec<Uuid> = page.iter().map(|node| node.id).collect();
@@ -150,6 +161,13 @@ impl Scheduler {
                 Sweep::Enqueue(lost, last)
             }
             Sweep::Enqueue(lost, last) => {
+                // One that failed since it was looked at is tried once more.
+                let has_failed = |node: &Uuid| {
+                    book.seen.rows.get(node).is_some_and(|row| row.status == NodeStatus::Failed)
+                };
+                let failed: Vec<Uuid> =
+                    lost.iter().map(|node| node.id).filter(has_failed).collect();
+                failed.into_iter().for_each(|node| book.takes_its_turn(node));
                 let job =
                     |node: Candidate| book.new_job(node.id, node.tenant_id.as_str(), Action::Embed);
                 let jobs: Vec<Job> = lost.into_iter().map(job).collect();
@@ -175,11 +193,17 @@ pub enum Recounted {
     Done,
 }
 
-fn poisonous(job: &Job) -> Outcome {
+/// A model had begun on the text when the worker was lost.
+fn reason((lease, job): &Held, book: &Book) -> String {
+    book.reason(job.node_id, Some(&book.started[lease]))
+}
+
+fn poisonous(held: &Held, book: &Book) -> Outcome {
+    let job = &held.1;
     Outcome {
         id: job.node_id,
         status: NodeStatus::Failed,
-        error: "poison".to_owned(),
+        error: reason(held, book),
         attempts: job.attempts,
         begun: true,
     }

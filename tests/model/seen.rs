@@ -33,6 +33,8 @@ pub struct Row {
     pub text: Option<String>,
     pub status: NodeStatus,
     pub attempts: u32,
+    pub error: Option<String>,
+    pub source_hash: Option<String>,
     pub vector: Option<Vec<f32>>,
 }
 
@@ -71,7 +73,8 @@ impl Seen {
     /// The query of all rows.
     pub const ROWS: &str = "
         SELECT hex(id) AS id, coalesce(tenant_id, 'default') AS tenant, props ->> '$.text' AS text,
-               embedding_status AS status, embedding_attempts AS attempts, embedding AS vector
+               embedding_status AS status, embedding_attempts AS attempts, embedding_error AS error,
+               embedding_source_hash AS source_hash, embedding AS vector
         FROM nodes";
 
     pub fn new(keys: &str, rows: &[QueryResult]) -> Self {
@@ -159,6 +162,8 @@ fn row(row: &QueryResult) -> (Uuid, Row) {
         text: row.try_get("", "text").unwrap(),
         status: status.parse().unwrap(),
         attempts: row.try_get("", "attempts").unwrap(),
+        error: row.try_get("", "error").unwrap(),
+        source_hash: row.try_get("", "source_hash").unwrap(),
         vector: vector.map(read),
     };
     (id.parse().unwrap(), row)

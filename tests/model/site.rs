@@ -99,5 +99,20 @@ pub fn our_vector(text: &str) -> Vec<f32> {
     vec![number.cos(), number.sin(), 0.0]
 }
 
-/// What a foreign consumer stores; our model makes no such vector.
-pub const THEIR_VECTOR: [f32; DIMENSION] = [0.0, 0.0, 1.0];
+/// What a foreign consumer makes of it; our model makes no such vectors.
+pub fn their_vector(text: &str) -> Vec<f32> {
+    [our_vector(text)[..2].to_vec(), vec![1.0]].concat()
+}
+
+/// Whether a vector is one of [`their_vector`].
+pub fn is_theirs(vector: &[f32]) -> bool {
+    vector[2] == 1.0
+}
+
+/// What our worker notes of the text that it made a vector of.
+pub fn hash_of(text: &str) -> String {
+    format!("hash of {text}")
+}
+
+/// What stands there when the text has changed since.
+pub const STALE: &str = "stale";

@@ -10,7 +10,7 @@ use vecmill::{
 
 use crate::{
     book::{Book, Effect},
-    site::{LEASE, RETRY, our_vector},
+    site::{LEASE, RETRY, hash_of, our_vector},
 };
 
 /// What comes next for a job in hand.
@@ -18,6 +18,10 @@ enum Next {
     Begin,
     /// The row has no text: record that.
     Skip,
+    /// The row is done with another text or by another program: mark it `processing` all the same.
+    Mark {
+        text: String,
+    },
     Start {
         text: String,
     },
@@ -35,9 +39,10 @@ enum Next {
     ReturnRowAtLast,
     Retry {
         delay: Duration,
+        reason: String,
     },
     Bury {
-        letter: DeadLetter,
+        reason: String,
     },
 }
 
@@ -85,7 +90,7 @@ impl Worker {
     }
 
     /// The next operation on a job.
-    pub async fn advance(&mut self, book: &Book, job: usize) -> Effect {
+    pub async fn advance(&mut self, book: &mut Book, job: usize) -> Effect {
         let held = &mut self.hand[job];
         let (next, effect) = held.advance(book).await;
         match next {
@@ -101,27 +106,27 @@ impl Worker {
         matches!(self.hand[job].next, Begin | Start { .. } | Clear { .. } | Complete { .. })
     }
 
-    /// Records that an undecided job failed. One whose row was not read yet can be tried again.
-    pub async fn fail(&mut self, book: &mut Book, job: usize, kind: FailureKind) -> Effect {
+    /// Records that an undecided job failed. One whose row was not read yet can be tried again. One
+    /// whose row is about something else by now is handed back.
+    pub async fn fail(&mut self, book: &Book, job: usize, kind: FailureKind) -> Effect {
         let held = &mut self.hand[job];
         held.job.attempts += 1;
         let text = match &held.next {
             Next::Start { text } | Next::Clear { text } | Next::Complete { text } => Some(text),
             _ => None,
         };
+        let node = held.job.node_id;
         let begun = text.is_some();
+        let unread = || book.seen.rows.get(&node).and_then(|row| row.text.as_ref());
+        let reason = book.reason(node, text.or_else(unread).map(String::as_str));
         let is_permanent = kind == FailureKind::Permanent && begun;
         let delay = if is_permanent { None } else { RETRY.delay(held.job.attempts) };
         let status = if delay.is_some() { NodeStatus::Queued } else { NodeStatus::Failed };
-        if delay.is_none() {
-            book.in_vain.insert((held.job.node_id, text.cloned()));
-        }
-        record(book, &held.job, status, REASON, begun).await;
+        let is_recorded = record(book, &held.job, status, &reason, begun).await;
         held.next = match delay {
-            Some(delay) => Next::Retry { delay },
-            None => Next::Bury {
-                letter: DeadLetter::of_job(held.lease.clone(), &held.job, REASON, FAILED_AT),
-            },
+            _ if begun && !is_recorded => Next::ReturnRow,
+            Some(delay) => Next::Retry { delay, reason },
+            None => Next::Bury { reason },
         };
         Effect::default()
     }
@@ -152,13 +157,13 @@ impl Worker {
     }
 }
 
-const REASON: &str = "the model failed";
 const FAILED_AT: f64 = 1_795_477_999.5;
 
 impl Held {
     /// The next operation; what comes after it, unless the job is out of hand.
-    async fn advance(&mut self, book: &Book) -> (Option<Next>, Effect) {
-        let (queue, store) = (&book.site.queue, &book.site.store);
+    async fn advance(&self, book: &mut Book) -> (Option<Next>, Effect) {
+        let site = book.site;
+        let (queue, store) = (&site.queue, &site.store);
         let (lease, job) = (self.lease.clone(), &self.job);
         let node = job.node_id;
         match &self.next {
@@ -169,11 +174,18 @@ impl Held {
                 (Some(after_reading(job, row)), Effect::default())
             }
             Next::Skip => {
-                record(book, job, NodeStatus::Skipped, "no text", true).await;
-                (Some(Next::Ack), Effect::default())
+                let is_recorded = record(book, job, NodeStatus::Skipped, "no text", true).await;
+                let next = if is_recorded { Next::Ack } else { Next::ReturnRow };
+                (Some(next), Effect::default())
+            }
+            Next::Mark { text } => {
+                let begin = BeginJob { id: node, tenant_id: job.tenant_id.clone(), refresh: true };
+                store.begin(&[begin]).await.unwrap();
+                (Some(Next::Start { text: text.clone() }), Effect::default())
             }
             Next::Start { text } => {
-                queue.start(&[lease]).await.unwrap();
+                queue.start(std::slice::from_ref(&lease)).await.unwrap();
+                book.started.insert(lease, text.clone());
                 (Some(Next::Clear { text: text.clone() }), Effect::under(&self.token))
             }
             Next::Clear { text } => {
@@ -204,32 +216,40 @@ impl Held {
                 ((!at_last).then_some(Next::HandBack), Effect::default())
             }
             Next::HandBack => (None, self.hand_back(book).await),
-            Next::Retry { delay } => {
+            Next::Retry { delay, reason } => {
                 let stale = queue.retry(&[(lease, job.clone(), *delay)]).await.unwrap();
                 self.assert_told(book, stale);
-                let effect = Effect::under(&self.token);
-                // A job for a newer text takes its place.
-                let is_replaced = book.seen.keys.changed.contains_key(&node.to_string());
-                (None, if is_replaced { effect.ending(job) } else { effect })
+                (None, self.failing(book, self.giving_way(book), reason, stale))
             }
-            Next::Bury { letter } => {
-                let (stale, _) =
-                    queue.dead_letter(std::slice::from_ref(letter), false).await.unwrap();
+            Next::Bury { reason } => {
+                let letter = DeadLetter::of_job(lease, job, reason, FAILED_AT);
+                let (stale, _) = queue.dead_letter(&[letter], false).await.unwrap();
                 self.assert_told(book, stale);
-                (None, Effect::under(&self.token).ending(job))
+                let effect = Effect::under(&self.token).ending(job);
+                (None, self.failing(book, effect, reason, stale))
             }
         }
     }
 
     async fn hand_back(&self, book: &Book) -> Effect {
-        let back = book
-            .site
-            .queue
-            .hand_back(&[(self.lease.clone(), Some(self.job.node_id))])
-            .await
-            .unwrap();
+        let held = (self.lease.clone(), Some(self.job.node_id));
+        let back = book.site.queue.hand_back(&[held]).await.unwrap();
         self.assert_told(book, 1 - back);
-        Effect::under(&self.token)
+        self.giving_way(book)
+    }
+
+    /// A job for a newer text takes the place of this one.
+    fn giving_way(&self, book: &Book) -> Effect {
+        let effect = Effect::under(&self.token);
+        if book.has_newer_text(self.job.node_id) { effect.ending(&self.job) } else { effect }
+    }
+
+    /// An attempt is counted as failed with the job, by its holder only. What a job has failed that
+    /// gives way to another does not count, though it may have read the newer text.
+    fn failing(&self, book: &Book, effect: Effect, reason: &str, stale: u64) -> Effect {
+        let node = self.job.node_id;
+        let counts = stale == 0 && !book.has_newer_text(node);
+        if counts { effect.failing(node, reason) } else { effect }
     }
 
     fn assert_told(&self, book: &Book, stale: u64) {
@@ -240,19 +260,21 @@ impl Held {
 /// What to do with a job, by its row.
 fn after_reading(job: &Job, row: Option<TextRow>) -> Next {
     let Some(row) = row else { return Next::Ack };
-    let Some(text) = row.text else { return Next::Skip };
-    let is_done = row.status == NodeStatus::Ready
-        && row.has_embedding
-        && row.source_hash.as_deref() == Some(hash_of(&text).as_str());
-    if is_done && job.action == Action::Embed { Next::Ack } else { Next::Start { text } }
+    let looks_done =
+        row.status == NodeStatus::Ready && row.has_embedding && job.action == Action::Embed;
+    match row.text {
+        // It was not marked, and so takes no outcome.
+        None if looks_done => Next::Ack,
+        None => Next::Skip,
+        Some(text) if !looks_done => Next::Start { text },
+        Some(text) if row.source_hash == Some(hash_of(&text)) => Next::Ack,
+        Some(text) => Next::Mark { text },
+    }
 }
 
-fn hash_of(text: &str) -> String {
-    format!("hash of {text}")
-}
-
-async fn record(book: &Book, job: &Job, status: NodeStatus, error: &str, begun: bool) {
+/// Whether the row is about this outcome.
+async fn record(book: &Book, job: &Job, status: NodeStatus, error: &str, begun: bool) -> bool {
     let outcome =
         Outcome { id: job.node_id, status, error: error.to_owned(), attempts: job.attempts, begun };
-    book.site.store.record(&[outcome]).await.unwrap();
+    book.site.store.record(&[outcome]).await.unwrap() == [job.node_id]
 }

@@ -1,5 +1,9 @@
 //! All actors, and what has come to pass among them.
 
+use std::collections::BTreeMap;
+
+use uuid::Uuid;
+
 use crate::{
     act::{Act, Lost},
     book::{Book, Effect},
@@ -38,6 +42,8 @@ pub struct Past {
     pub leases_lost: bool,
     /// Jobs that came in past the limits.
     pub past_limits: i64,
+    /// Failed attempts by node and reason, which says the text.
+    pub attempts: BTreeMap<(Uuid, String), u32>,
 }
 
 impl World {
@@ -68,6 +74,9 @@ impl World {
         if effect.passes_limits {
             let jobs = |seen: &Seen| seen.charged().values().sum::<i64>();
             self.past.past_limits += (jobs(&self.book.seen) - jobs(&before)).max(0);
+        }
+        if let Some(failed) = effect.failed.clone() {
+            *self.past.attempts.entry(failed).or_default() += 1;
         }
         invariants::check(&before, effect, &self.book.seen, &self.past);
     }
