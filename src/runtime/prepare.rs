@@ -173,13 +173,18 @@ async fn select_texts(worker: &Worker, jobs: Vec<Held>, rows: Vec<TextRow>) -> V
             gone.push((lease, job));
             continue;
         };
+        let looks_done =
+            row.status == NodeStatus::Ready && row.has_embedding && job.action == Action::Embed;
         let Some(text) = row.text else {
+            if looks_done {
+                // The row was not marked `processing`, and so takes no outcome.
+                unchanged.push((lease, job));
+                continue;
+            }
             skipped.push(((lease, job), reason_without_text(row.payload_ref.is_some())));
             continue;
         };
         let hash = source_hash(&worker.context.model, &text);
-        let looks_done =
-            row.status == NodeStatus::Ready && row.has_embedding && job.action == Action::Embed;
         if looks_done && row.source_hash.as_deref() == Some(hash.as_str()) {
             unchanged.push((lease, job));
             continue;

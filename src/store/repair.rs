@@ -57,6 +57,19 @@ impl Store {
         self.candidates(wanted).await
     }
 
+    /// Of these nodes, those that are `queued` or `processing`.
+    pub async fn open_among(&self, ids: &[Uuid]) -> Result<Vec<Uuid>, StoreError> {
+        let open = [NodeStatus::Queued.as_str(), NodeStatus::Processing.as_str()];
+        Ok(Entity::find()
+            .select_only()
+            .column(Column::Id)
+            .filter(self.dialect().id_in(ids))
+            .filter(Column::EmbeddingStatus.is_in(open))
+            .into_tuple()
+            .all(&self.db)
+            .await?)
+    }
+
     /// Puts nodes to `queued` that are `ready` with the vector of an older text: only another
     /// program, which does not look whether the text has changed, leaves such rows. Answers how
     /// many there were.

@@ -39,6 +39,7 @@ enum Sweep {
     Begin,
     Look(Option<Uuid>),
     AskForJobs(Vec<Candidate>),
+    LookAgain(Vec<Candidate>, Uuid),
     ReturnRows(Vec<Candidate>, Uuid),
     Enqueue(Vec<Candidate>, Uuid),
 }
@@ -149,11 +150,13 @@ impl Scheduler {
                 let last = ids[ids.len() - 1];
                 let lost: Vec<Candidate> =
                     page.into_iter().filter(|node| without.contains(&node.id)).collect();
-                if lost.is_empty() {
-                    Sweep::Look(Some(last))
-                } else {
-                    Sweep::ReturnRows(lost, last)
-                }
+                if lost.is_empty() { Sweep::Look(Some(last)) } else { Sweep::LookAgain(lost, last) }
+            }
+            Sweep::LookAgain(mut lost, last) => {
+                let ids: Vec<Uuid> = lost.iter().map(|node| node.id).collect();
+                let open = site.store.open_among(&ids).await.unwrap();
+                lost.retain(|node| open.contains(&node.id));
+                Sweep::ReturnRows(lost, last)
             }
             Sweep::ReturnRows(lost, last) => {
                 let ids: Vec<Uuid> = lost.iter().map(|node| node.id).collect();

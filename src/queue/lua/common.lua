@@ -27,6 +27,9 @@ local function misuse(key)
   if actual ~= 'none' and actual ~= TYPES[key] then
     return key .. ' holds a ' .. actual .. ', but must hold a ' .. TYPES[key]
   end
+  if actual == 'string' and redis.call('PTTL', key) == -1 then
+    return key .. ' has no expiry, but must hold a lock that has'
+  end
 end
 
 -- The error to answer when one of the keys holds another type than it must.
@@ -101,12 +104,18 @@ local function succeed(node)
   return true
 end
 
--- Ends a job: its node may be enqueued again, its tenant has one less.
+-- Ends a job: its node may be enqueued again, its tenant has one less. Answers whether a job for a
+-- newer text has taken its place.
 local function finish(node, tenant)
-  if node ~= '' and not succeed(node) then
-    redis.call('DEL', pending_prefix .. node)
-    release(tenant, 1)
+  if node == '' then
+    return false
   end
+  if succeed(node) then
+    return true
+  end
+  redis.call('DEL', pending_prefix .. node)
+  release(tenant, 1)
+  return false
 end
 
 -- The jobs that a reservation counts, by tenant.

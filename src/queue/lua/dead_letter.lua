@@ -8,8 +8,10 @@ local now, stale = now_ms(), 0
 for i = 5, #ARGV, 4 do
   local expired = tonumber(redis.call('ZSCORE', leases, ARGV[i]) or 0) <= now
   if (ARGV[4] ~= '1' or expired) and take(ARGV[i]) then
-    finish(ARGV[i + 1], ARGV[i + 2])
-    redis.call('LPUSH', dlq, ARGV[i + 3])
+    -- The job for a newer text will speak for the node.
+    if not finish(ARGV[i + 1], ARGV[i + 2]) then
+      redis.call('LPUSH', dlq, ARGV[i + 3])
+    end
   else
     stale = stale + 1
   end

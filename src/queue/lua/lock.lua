@@ -6,7 +6,4 @@ if wrong then return wrong end
 if redis.call('SET', ARGV[3], ARGV[4], 'NX', 'PX', ARGV[5]) then
   return 1
 end
-if redis.call('PTTL', ARGV[3]) == -1 then
-  return redis.error_reply('WRONGTYPE ' .. ARGV[3] .. ' has no expiry, but must hold a lock that has')
-end
 return 0
