@@ -134,11 +134,11 @@ async fn a_text_that_kills_its_process_is_buried_and_its_batch_mates_are_not(sto
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_text_that_kills_three_workers_is_buried_alone_on_private_stores() {
+async fn a_text_that_kills_its_workers_is_buried_alone_on_private_stores() {
     a_text_that_kills_its_process_is_buried_and_its_batch_mates_are_not(Stores::Private).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_text_that_kills_three_workers_is_buried_alone_on_shared_stores() {
+async fn a_text_that_kills_its_workers_is_buried_alone_on_shared_stores() {
     a_text_that_kills_its_process_is_buried_and_its_batch_mates_are_not(Stores::Shared).await;
 }

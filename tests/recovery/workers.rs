@@ -109,7 +109,7 @@ impl DoomedWorker {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_text_that_takes_three_workers_down_is_buried() {
+async fn a_text_that_takes_its_workers_down_is_buried() {
     const NODES: usize = 40;
     let (redis, dir) = (TestRedis::start(), tempfile::tempdir().unwrap());
     let url = redis.url();
