@@ -1,6 +1,7 @@
 -- Ends jobs for good. ARGV: 3 most entries kept, 4 '1': only if the lease has expired,
 --       then of each job: token, node (may be empty), tenant, dead letter
 -- Answer: {tokens that held no job any more, entries evicted}
+-- Where the text has changed meanwhile, the job for the newer text takes over, and nothing is buried.
 local wrong = wrong_type(inflight, leases, dlq, queue)
 if wrong then return wrong end
 
