@@ -20,7 +20,9 @@ use std::{
     time::Duration,
 };
 
-use common::{TestApp, TestPostgres, TestRedis, faulty_model, ids_of, vector_of, wait_until};
+use common::{
+    TestApp, TestPostgres, TestRedis, cosine, faulty_model, ids_of, vector_of, wait_until,
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use vecmill::{
@@ -173,9 +175,7 @@ fn stored_vector(node: &Value) -> Vec<f32> {
 
 /// Whether the stored vector is the one of this text.
 fn has_vector_of(node: &Value, text: &str) -> bool {
-    let stored = stored_vector(node);
-    let cosine: f32 = stored.iter().zip(vector_of(text)).map(|(a, b)| a * b).sum();
-    cosine > 0.99999
+    cosine(&stored_vector(node), &vector_of(text)) > 0.99999
 }
 
 /// The node is `ready` with the vector of this text, at the first attempt.

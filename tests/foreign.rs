@@ -12,8 +12,10 @@ use std::{
     time::Duration,
 };
 
-use common::{TestApp, TestPostgres, TestRedis, hash_model, vector_of, wait_until};
-use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, Statement};
+use common::{
+    TestApp, TestPostgres, TestRedis, connect, cosine, hash_model, vector_of, wait_until,
+};
+use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
 use serde_json::{Value, json};
 use tokio::{task, task::JoinHandle};
 use uuid::Uuid;
@@ -44,9 +46,7 @@ impl Site {
     async fn new() -> Self {
         let redis = Arc::new(TestRedis::start());
         let dsn = TestPostgres::shared().database().await;
-        let mut options = ConnectOptions::new(&dsn);
-        options.max_connections(4).sqlx_logging(false);
-        let db = Database::connect(options).await.unwrap();
+        let db = connect(&dsn, 4).await.unwrap();
         db.execute_unprepared(ACTIVEKG_TABLE).await.unwrap();
         let settings = vec![("REDIS_URL", redis.url()), ("ACTIVEKG_DSN", dsn)];
         Self { redis, db, settings: Arc::new(settings) }
@@ -170,8 +170,7 @@ fn their_vector() -> Vec<f32> {
 }
 
 fn are_equal(a: &[f32], b: &[f32]) -> bool {
-    let cosine: f32 = a.iter().zip(b).map(|(a, b)| a * b).sum();
-    cosine > 0.9999
+    cosine(a, b) > 0.9999
 }
 
 #[tokio::test(flavor = "multi_thread")]

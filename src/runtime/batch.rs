@@ -36,6 +36,11 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// The rights to end its jobs, in the order of the texts.
+    pub fn leases(&self) -> Vec<Lease> {
+        self.texts.iter().map(|text| text.lease.clone()).collect()
+    }
+
     /// Tokens of all texts together.
     pub fn tokens(&self) -> usize {
         self.texts.iter().map(|text| text.encoding.ids.len()).sum()

@@ -21,7 +21,7 @@ use super::{
     throttler::ThrottlerMsg,
     worker::{Held, Worker},
 };
-use crate::{domain::FailureKind, queue::Lease, telemetry::Chain};
+use crate::{domain::FailureKind, telemetry::Chain};
 
 /// Batches in hand for each Embedder: running, ready, being prepared, being written.
 const BATCHES_IN_HAND: usize = 8;
@@ -145,7 +145,7 @@ impl DispatcherState {
         while let Some(assignment) = self.schedule.assign() {
             let Some(embedder) = self.embedders[assignment.slot].clone() else { continue };
             let texts = &assignment.batch.texts;
-            let leases: Vec<Lease> = texts.iter().map(|text| text.lease.clone()).collect();
+            let leases = assignment.batch.leases();
             let encodings = texts.iter().map(|text| text.encoding.clone()).collect();
             let message =
                 EmbedderMsg::Embed { id: assignment.id, encodings, reply_to: myself.clone() };
@@ -181,7 +181,7 @@ impl DispatcherState {
     /// Notes that a model is done with a batch, beside the storing of its vectors.
     fn clear(&self, batch: &Batch) {
         let context = Arc::clone(&self.worker.context);
-        let leases: Vec<Lease> = batch.texts.iter().map(|text| text.lease.clone()).collect();
+        let leases = batch.leases();
         tokio::spawn(async move {
             if let Err(error) = context.queue.clear(&leases).await {
                 // Should this process be lost before the jobs are ended, they are blamed for it.

@@ -71,9 +71,7 @@ async fn fail_after(
         }
         jobs.push((lease, job));
     }
-    if !moot.is_empty() {
-        worker.hand_back(&moot).await;
-    }
+    worker.hand_back(&moot).await;
     metrics::jobs_ended("retry", retries.len());
     metrics::jobs_ended("failed", letters.len());
     match worker.insist(|| worker.context.queue.retry(&retries)).await {
@@ -104,9 +102,7 @@ pub async fn skip(worker: &Worker, skipped: Vec<(Held, &'static str)>) {
         .into_iter()
         .map(|(held, _)| held)
         .partition(|(_, job)| recorded.contains(&job.node_id));
-    if !moot.is_empty() {
-        worker.hand_back(&moot).await;
-    }
+    worker.hand_back(&moot).await;
     end(worker, "skipped", &jobs).await;
 }
 

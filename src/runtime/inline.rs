@@ -15,7 +15,7 @@ use super::{
     context::source_hash,
     finish::is_unit,
     prepare::{encode_all, reason_without_text},
-    restart::{Decision, HANGS, RestartHistory},
+    restart::{Decision, HANGS, HUNG, RestartHistory},
 };
 use crate::{
     config::WorkerConfig,
@@ -258,8 +258,7 @@ impl InlineEmbedder {
         if how == Lost::Hangs {
             let mut hangs = self.hangs.lock().unwrap_or_else(PoisonError::into_inner);
             if hangs.on_failure(self.started.elapsed()) == Decision::GiveUp {
-                let reason = "models hang, and only the process can end their threads";
-                self.fatal.send_replace(Some(reason.to_owned()));
+                self.fatal.send_replace(Some(HUNG.to_owned()));
             }
         }
         match BackendThread::spawn(THREAD, self.model.backend.clone()) {

@@ -25,6 +25,9 @@ pub const HANGS: RestartIntensity = RestartIntensity {
     max_delay: Duration::ZERO,
 };
 
+/// Why a process ends in which models hang more often than that.
+pub const HUNG: &str = "models hang, and only the process can end their threads";
+
 impl Default for RestartIntensity {
     fn default() -> Self {
         Self {

@@ -17,7 +17,7 @@ use super::{
     context::Context,
     dispatcher::{Dispatcher, DispatcherArguments, DispatcherMsg},
     embedder::{Embedder, EmbedderArguments, EmbedderMsg, ModelHangs},
-    restart::{Decision, HANGS, RestartHistory, RestartIntensity},
+    restart::{Decision, HANGS, HUNG, RestartHistory, RestartIntensity},
     retry_scheduler::RetryScheduler,
     throttler::{Throttler, ThrottlerMsg},
 };
@@ -299,7 +299,7 @@ impl Actor for Supervisor {
             SupervisionEvent::ActorFailed(_, reason)
                 if reason.is::<ModelHangs>() && state.is_hung_for_good() =>
             {
-                Err(format!("models hang, and only the process can end their threads: {reason}"))
+                Err(format!("{HUNG}: {reason}"))
             }
             SupervisionEvent::ActorFailed(child, reason) => {
                 state.lost(&myself, child.get_id(), &reason.to_string())

@@ -67,6 +67,9 @@ impl Worker {
 
     /// Puts jobs back as if they had not been claimed.
     pub async fn hand_back(&self, jobs: &[Held]) {
+        if jobs.is_empty() {
+            return;
+        }
         let nodes: Vec<_> = jobs.iter().map(|(_, job)| job.node_id).collect();
         if let Err(error) = self.context.store.return_to_queue(&nodes).await {
             // The rows say `processing` until the jobs are claimed again.

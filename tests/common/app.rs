@@ -57,6 +57,11 @@ pub fn vector_of(text: &str) -> Vec<f32> {
     model.backend.embed(&[model.encoder.encode(text).unwrap()]).unwrap().remove(0)
 }
 
+/// The cosine of two vectors of length 1.
+pub fn cosine(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
 /// The token ids that the `hash` model makes of a word.
 pub fn ids_of(word: &str) -> Vec<u32> {
     hash_model().encoder.encode(word).unwrap().ids

@@ -11,10 +11,12 @@ mod redis;
 
 use std::time::{Duration, Instant};
 
-pub use app::{TestApp, faulty_model, hash_model, ids_of, vector_of, with_short_intervals};
+use sea_orm::{ConnectOptions, Database, DatabaseConnection, DbErr};
+
+pub use app::{TestApp, cosine, faulty_model, hash_model, ids_of, vector_of, with_short_intervals};
 pub use postgres::TestPostgres;
 pub use program::{Program, send_signal};
-pub use redis::{TestRedis, end_private_redis, redis_cli};
+pub use redis::{TestRedis, end_private_redis, private_redis_cli, redis_cli};
 
 /// How long to wait before a condition is looked at again.
 const POLL: Duration = Duration::from_millis(20);
@@ -35,6 +37,13 @@ fn wait_until_blocking(deadline: Duration, mut condition: impl FnMut() -> bool) 
         assert!(start.elapsed() < deadline, "the condition did not hold within {deadline:?}");
         std::thread::sleep(POLL);
     }
+}
+
+/// A connection of a test's own, of so many at once, to a database.
+pub async fn connect(dsn: &str, connections: u32) -> Result<DatabaseConnection, DbErr> {
+    let mut options = ConnectOptions::new(dsn);
+    options.max_connections(connections).sqlx_logging(false);
+    Database::connect(options).await
 }
 
 /// A TCP port that nothing listens on.

@@ -8,9 +8,9 @@ use std::{
     time::Duration,
 };
 
-use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection};
+use sea_orm::{ConnectionTrait, DatabaseConnection};
 
-use super::{free_port, process::ServerProcess, wait_until};
+use super::{connect, free_port, process::ServerProcess, wait_until};
 
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
@@ -91,9 +91,7 @@ impl TestPostgres {
     async fn connect_when_ready(&self, database: &str) -> DatabaseConnection {
         let mut connection = None;
         wait_until(READY_WITHIN, async || {
-            let mut options = ConnectOptions::new(self.dsn(database));
-            options.max_connections(1).sqlx_logging(false);
-            connection = Database::connect(options).await.ok();
+            connection = connect(&self.dsn(database), 1).await.ok();
             connection.is_some()
         })
         .await;

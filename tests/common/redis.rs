@@ -129,6 +129,13 @@ impl TestRedis {
     }
 }
 
+/// Sends a command, given as words, to the private Redis of a `serve` on this data directory.
+pub fn private_redis_cli(data_dir: &Path, command: &[&str]) -> std::io::Result<String> {
+    let stream = UnixStream::connect(data_dir.join("redis/redis.sock"))?;
+    stream.set_read_timeout(Some(READY_WITHIN))?;
+    redis_cli(stream, command)
+}
+
 /// Ends the private Redis that a killed `serve` left behind in its data directory, if it did.
 pub fn end_private_redis(data_dir: &Path) {
     let (socket, start) = (data_dir.join("redis/redis.sock"), Instant::now());

@@ -5,14 +5,12 @@ use std::{
     time::Duration,
 };
 
-use sea_orm::{
-    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, Statement,
-};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DbBackend, Statement};
 use serde_json::Value;
 use vecmill::domain::node::text_of_props;
 
 use super::{
-    common::{vector_of, wait_until},
+    common::{cosine, vector_of, wait_until},
     site::Site,
 };
 
@@ -67,13 +65,6 @@ pub struct Row {
     pub attempts: u64,
 }
 
-/// A connection of the tests' own to a database that need not be there yet.
-pub async fn connect(dsn: &str) -> DatabaseConnection {
-    let mut options = ConnectOptions::new(dsn);
-    options.max_connections(1).sqlx_logging(false);
-    Database::connect(options).await.unwrap()
-}
-
 /// All rows of the site.
 pub async fn rows(db: &DatabaseConnection) -> Vec<Row> {
     let is_sqlite = db.get_database_backend() == DbBackend::Sqlite;
@@ -115,10 +106,6 @@ fn components(digits: &str) -> Vec<f32> {
     bytes.chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect()
 }
 
-pub fn cosine(a: &[f32], b: &[f32]) -> f32 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
-}
-
 /// Waits for rest: no row open, no job live.
 pub async fn rest(site: &Site, db: &DatabaseConnection) {
     let open = "SELECT count(*) FROM nodes WHERE embedding_status IN ('queued', 'processing')";
@@ -135,7 +122,7 @@ pub async fn rest(site: &Site, db: &DatabaseConnection) {
 
 /// Waits until the site is at rest, and checks everything that was promised.
 pub async fn check(site: &Site, expected: &Expected<'_>) -> Checked {
-    let db = connect(&site.dsn).await;
+    let db = site.database().await;
     rest(site, &db).await;
     let rows = rows(&db).await;
     db.close().await.unwrap();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::{
-    checker::{Expected, check, connect, rest, rows},
+    checker::{Expected, check, rest, rows},
     faulty::{HANG, NAN, PANIC},
     plan::{Plan, Row},
     site::{DEADLINE, Site, Stores, texts},
@@ -37,7 +37,7 @@ async fn bad_texts_harm_no_others(stores: Stores) {
         embedded_again: Some(4 * 16),
     };
     let checked = check(&site, &expected).await;
-    let db = connect(&site.dsn).await;
+    let db = site.database().await;
     let rows = rows(&db).await;
     for (text, reason, attempts) in [
         (PANIC, "the inference thread panicked on this text", 1),
@@ -78,7 +78,7 @@ async fn a_process_whose_models_only_hang_ends_and_says_so() {
     // The program itself has no text that hangs: what is left is embedded, and what was given up
     // can be.
     site.start("worker");
-    let db = connect(&site.dsn).await;
+    let db = site.database().await;
     rest(&site, &db).await;
     let failed = rows(&db).await.iter().filter(|row| row.status == "failed").count();
     println!("given up by the worker that ended: {failed} of {}", ids.len());

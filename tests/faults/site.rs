@@ -2,18 +2,19 @@
 
 use std::{
     net::TcpStream,
-    os::unix::net::UnixStream,
     time::{Duration, Instant},
 };
 
 use reqwest::{Client, StatusCode};
-use sea_orm::{ConnectionTrait, Statement};
+use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::{
-    checker::connect,
-    common::{Program, TestPostgres, TestRedis, end_private_redis, redis_cli, wait_until},
+    common::{
+        Program, TestPostgres, TestRedis, connect, end_private_redis, private_redis_cli, redis_cli,
+        wait_until,
+    },
     faulty,
 };
 
@@ -192,10 +193,7 @@ impl Site {
         let words: Vec<&str> = command.split(' ').collect();
         match &self.redis_server {
             Some(redis) => redis_cli(TcpStream::connect(("127.0.0.1", redis.port()))?, &words),
-            None => {
-                let socket = self.dir.path().join("redis/redis.sock");
-                redis_cli(UnixStream::connect(socket)?, &words)
-            }
+            None => private_redis_cli(self.dir.path(), &words),
         }
     }
 
@@ -262,9 +260,14 @@ impl Site {
         &self.client
     }
 
+    /// A connection of the tests' own to the database of the site.
+    pub async fn database(&self) -> DatabaseConnection {
+        connect(&self.dsn, 1).await.unwrap()
+    }
+
     /// A view of how many rows are `ready`.
     pub async fn progress(&self) -> Progress {
-        Progress { db: connect(&self.dsn).await }
+        Progress { db: self.database().await }
     }
 }
 
@@ -295,7 +298,7 @@ impl Site {
 
 /// How far the work has come, by the database itself.
 pub struct Progress {
-    db: sea_orm::DatabaseConnection,
+    db: DatabaseConnection,
 }
 
 impl Progress {

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::{
-    checker::{Expected, check, connect, cosine, rows},
+    checker::{Expected, check, rows},
     plan::{Plan, Row},
     site::{DEADLINE, Site, Stores},
 };
-use crate::common::{vector_of, wait_until};
+use crate::common::{cosine, vector_of, wait_until};
 
 const NODES: usize = 24;
 
@@ -70,7 +70,7 @@ async fn a_worker_that_sleeps_past_its_lease_overwrites_nothing() {
     );
     let expected = Expected { ids: &ids, embedded_again: Some(NODES), ..Expected::default() };
     row.checked(check(&site, &expected).await);
-    let db = connect(&site.dsn).await;
+    let db = site.database().await;
     let changed: Vec<_> = rows(&db).await;
     let changed: Vec<_> =
         changed.iter().filter(|row| row.text.as_deref().unwrap().starts_with("new")).collect();

@@ -1,38 +1,23 @@
 //! `serve` with a Redis of its own.
 
-use std::{
-    io::{Read, Write},
-    os::unix::net::UnixStream,
-    path::Path,
-    time::Duration,
-};
+use std::{path::Path, time::Duration};
 
 use vecmill::app::Role;
 
 use super::{DEADLINE, all_ready, ingest, slow_model};
-use crate::common::{Program, TestApp, end_private_redis, send_signal, wait_until};
-
-/// Sends one inline command to the private Redis of a data directory; the first field of the
-/// answer with this name, or all of it when the name is empty.
-fn ask(dir: &Path, command: &str) -> Option<String> {
-    let mut stream = UnixStream::connect(dir.join("redis/redis.sock")).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-    write!(stream, "{command}\r\nQUIT\r\n").ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    Some(answer)
-}
+use crate::common::{
+    Program, TestApp, end_private_redis, private_redis_cli, send_signal, wait_until,
+};
 
 /// The process id of the private Redis, when it answers.
 fn pid(dir: &Path) -> Option<u32> {
-    let info = ask(dir, "INFO server")?;
+    let info = private_redis_cli(dir, &["INFO", "server"]).ok()?;
     info.lines().find_map(|line| line.strip_prefix("process_id:"))?.parse().ok()
 }
 
 /// An answer that is an integer.
-fn number(dir: &Path, command: &str) -> u64 {
-    let answer = ask(dir, command).unwrap();
-    answer.lines().next().unwrap().trim_start_matches(':').parse().unwrap()
+fn number(dir: &Path, command: &[&str]) -> u64 {
+    private_redis_cli(dir, command).unwrap().parse().unwrap()
 }
 
 fn is_running(pid: u32) -> bool {
@@ -69,7 +54,7 @@ async fn a_killed_private_redis_comes_back_with_its_jobs() {
 
     all_ready(&app, NODES).await;
     assert_ne!(pid(dir.path()), Some(first));
-    assert_eq!(number(dir.path(), "LLEN embedding:dlq"), 0);
+    assert_eq!(number(dir.path(), &["LLEN", "embedding:dlq"]), 0);
     wait_until(DEADLINE, async || app.get("/readyz").await.0.as_u16() == 200).await;
     app.stop().await;
     assert_eq!(pid(dir.path()), None, "it ends with the program");
@@ -86,8 +71,8 @@ async fn what_a_killed_serve_leaves_behind_is_taken_over() {
     let leftover = pid(dir.path()).unwrap();
     ingest(&client, NODES).await;
     killed.kill();
-    let jobs = number(dir.path(), "LLEN embedding:queue")
-        + number(dir.path(), "HLEN embedding:queue:inflight");
+    let jobs = number(dir.path(), &["LLEN", "embedding:queue"])
+        + number(dir.path(), &["HLEN", "embedding:queue:inflight"]);
     assert!(jobs > 0, "it was killed with jobs left");
     assert!(is_running(leftover), "nobody told its Redis to stop");
 
