@@ -305,10 +305,15 @@ pub fn model_config(settings: &ModelSettings) -> inference::ModelConfig {
         backend: if settings.hash_backend {
             inference::BackendKind::Hash
         } else {
-            inference::BackendKind::Candle
+            inference::BackendKind::Model
         },
         model: settings.model.clone(),
-        device: settings.device.clone(),
+        compute: inference::ComputeConfig {
+            device: settings.device.clone(),
+            dtype: inference::Dtype::named(&settings.dtype),
+            kernel: inference::Kernel::named(&settings.kernel),
+            threads: settings.threads,
+        },
         models_dir: settings.models_dir.clone(),
         hub: inference::HubConfig::from_env(),
     }

@@ -41,6 +41,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Ingest(args) => cli::ingest::run(args, &mut out).await,
         Command::Status(args) => cli::status::run(args, &mut out).await,
         Command::Requeue(args) => cli::requeue::run(args, &mut out).await,
+        Command::Bench(args) => cli::bench::run(*args, app::model_config, &mut out).await,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The command line: what can be asked of `vecmill`, and the client commands that talk to a
 //! running server over HTTP.
 
+pub mod bench;
 pub mod client;
 pub mod ingest;
 mod lines;
@@ -63,6 +64,8 @@ pub enum Command {
     Status(status::StatusArgs),
     /// Put nodes into the queue again.
     Requeue(requeue::RequeueArgs),
+    /// Measure how fast this machine embeds a corpus.
+    Bench(Box<bench::BenchArgs>),
 }
 
 /// Where the server is.

@@ -1,10 +1,12 @@
 //! Configuration: environment variables and flags, checked once at the start.
 
+mod model;
 mod parse;
 mod settings;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+pub use model::{ModelOptions, ModelSettings};
 pub use parse::ConfigError;
 pub use settings::Settings;
 
@@ -63,19 +65,6 @@ pub struct HttpConfig {
     pub body_limit: usize,
     /// Nodes in one batch request at most.
     pub batch_max: usize,
-}
-
-/// Which model, on what.
-#[derive(Debug, Clone)]
-pub struct ModelSettings {
-    /// `hash` instead of `candle`.
-    pub hash_backend: bool,
-    /// A hub id, a bare name or a directory.
-    pub model: String,
-    /// `cpu`, `cuda`, `cuda:N` or `auto`.
-    pub device: String,
-    /// Where fetched models lie.
-    pub models_dir: PathBuf,
 }
 
 /// How workers take and do their work.

@@ -21,6 +21,15 @@ impl ConfigError {
 /// Delays: from none to a day.
 pub(super) const SECONDS: RangeInclusive<f64> = 0.0..=86_400.0;
 
+/// The parser of one setting: `check!(self.field, parser, arguments…)` gives it the name of
+/// the variable, which is the field's in capitals.
+macro_rules! check {
+    ($self:ident . $field:ident, $parser:ident $(, $argument:expr)*) => {
+        $crate::config::parse::$parser(&stringify!($field).to_uppercase(), &$self.$field $(, $argument)*)?
+    };
+}
+pub(super) use check;
+
 pub(super) fn boolean(variable: &str, value: &str) -> Result<bool, ConfigError> {
     match value.to_ascii_lowercase().as_str() {
         "true" | "1" | "yes" | "on" => Ok(true),
@@ -95,6 +104,14 @@ pub(super) fn device(variable: &str, value: &str) -> Result<String, ConfigError>
         return Ok(value.to_owned());
     }
     Err(ConfigError::new(variable, value, "use cpu, cuda, cuda:N or auto"))
+}
+
+/// One of a few names.
+pub(super) fn name(variable: &str, value: &str, names: &[&str]) -> Result<String, ConfigError> {
+    if names.contains(&value) {
+        return Ok(value.to_owned());
+    }
+    Err(ConfigError::new(variable, value, format!("use one of {}", names.join(", "))))
 }
 
 pub(super) fn redis_url(variable: &str, value: &str) -> Result<String, ConfigError> {

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::{Config, ConfigError, HttpConfig, ModelSettings, QueueConfig, WorkerConfig, parse};
+use super::{
+    Config, ConfigError, HttpConfig, ModelOptions, QueueConfig, WorkerConfig,
+    parse::{self, check},
+};
 use crate::domain::RetryPolicy;
 
 /// Environment variables; each is also a flag. Values stay text here, so that a bad one gets an
@@ -32,9 +35,6 @@ pub struct Settings {
     /// Bytes of a request body at most
     #[arg(long, env = "VECMILL_BODY_LIMIT", default_value = "8388608", value_name = "BYTES")]
     vecmill_body_limit: String,
-    /// Directory of fetched models
-    #[arg(long, env = "VECMILL_MODELS_DIR", default_value = "./models", value_name = "DIR")]
-    vecmill_models_dir: String,
     /// Seconds within which a shutdown finishes work in hand or hands it back
     #[arg(long, env = "VECMILL_SHUTDOWN_GRACE", default_value = "30", value_name = "SECONDS")]
     vecmill_shutdown_grace: String,
@@ -53,15 +53,8 @@ pub struct Settings {
     /// Dead letters kept
     #[arg(long, env = "EMBEDDING_DLQ_MAX", default_value = "10000", value_name = "JOBS")]
     embedding_dlq_max: String,
-    /// candle (also sentence-transformers) or hash (no model; for tests and benches)
-    #[arg(long, env = "EMBEDDING_BACKEND", default_value = "candle", value_name = "NAME")]
-    embedding_backend: String,
-    /// A hub id (a bare name means sentence-transformers/<name>) or a directory
-    #[arg(long, env = "EMBEDDING_MODEL", default_value = "all-MiniLM-L6-v2", value_name = "MODEL")]
-    embedding_model: String,
-    /// cpu, cuda, cuda:N or auto
-    #[arg(long, env = "EMBEDDING_DEVICE", default_value = "auto", value_name = "DEVICE")]
-    embedding_device: String,
+    #[command(flatten)]
+    model: ModelOptions,
     /// Embedders in a worker process
     #[arg(long, env = "EMBEDDING_REPLICAS", default_value = "1", value_name = "N")]
     embedding_replicas: String,
@@ -157,14 +150,6 @@ pub struct Settings {
     embedding_tenant_pending_prefix: String,
 }
 
-/// The parser of one setting: `check!(self.field, parser, arguments…)` gives it the name of
-/// the variable, which is the field's in capitals.
-macro_rules! check {
-    ($self:ident . $field:ident, $parser:ident $(, $argument:expr)*) => {
-        parse::$parser(&stringify!($field).to_uppercase(), &$self.$field $(, $argument)*)?
-    };
-}
-
 impl Settings {
     /// Checks every value.
     pub fn check(&self) -> Result<Config, ConfigError> {
@@ -179,12 +164,7 @@ impl Settings {
                 body_limit: check!(self.vecmill_body_limit, integer, 1024..=1 << 30) as usize,
                 batch_max: check!(self.node_batch_max, integer, 1..=10_000) as usize,
             },
-            model: ModelSettings {
-                hash_backend: check!(self.embedding_backend, backend),
-                model: check!(self.embedding_model, non_empty),
-                device: check!(self.embedding_device, device),
-                models_dir: check!(self.vecmill_models_dir, directory),
-            },
+            model: self.model.check()?,
             worker: WorkerConfig {
                 poll_interval: check!(self.embedding_worker_poll_interval, seconds, 0.01..=60.0),
                 lease: check!(self.embedding_lease_seconds, seconds, 0.5..=3600.0),
@@ -337,6 +317,9 @@ mod tests {
             ("NODE_BATCH_MAX", "0"),
             ("EMBEDDING_BACKEND", "onnx"),
             ("EMBEDDING_DEVICE", "tpu"),
+            ("EMBEDDING_DTYPE", "f16"),
+            ("EMBEDDING_KERNEL", "sse9"),
+            ("EMBEDDING_THREADS", "-1"),
             ("EMBEDDING_MAX_ATTEMPTS", "1e9"),
             ("EMBEDDING_RETRY_BASE_SECONDS", "NaN"),
             ("VECMILL_BIND", "localhost"),

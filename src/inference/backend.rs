@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use rayon::prelude::*;
+
+use super::Computation;
 use crate::domain::FailureKind;
 
 /// One text as the model sees it.
@@ -17,6 +20,17 @@ pub struct Encoding {
 pub trait TextEncoder: Send + Sync {
     /// Encodes and truncates one text. CPU-bound: call it off the async threads.
     fn encode(&self, text: &str) -> Result<Encoding, EmbedError>;
+}
+
+/// Encodes texts on all cores. CPU-bound: call it off the async threads.
+///
+/// # Errors
+/// The first text, by its place, that the tokenizer refuses.
+pub fn encode_all(
+    encoder: &dyn TextEncoder,
+    texts: &[String],
+) -> Result<Vec<Encoding>, EmbedError> {
+    texts.par_iter().map(|text| encoder.encode(text)).collect()
 }
 
 /// A model that turns token ids into vectors.
@@ -72,6 +86,8 @@ pub struct Model {
     pub revision: String,
     /// Texts are cut to this many tokens.
     pub max_tokens: usize,
+    /// How the vectors are computed.
+    pub computation: Computation,
     /// The tokenizer.
     pub encoder: Arc<dyn TextEncoder>,
     /// The computation.

@@ -1,58 +1,63 @@
-//! BERT on candle: the reference computation, on CPU or GPU, over padded batches.
+//! Encoders on candle: the reference computation, on CPU or GPU, over padded batches.
 
 use candle_core::{Device, Error, Result, Tensor};
 use candle_nn::VarBuilder;
-use candle_transformers::models::bert::{BertModel, Config, DTYPE};
+use candle_transformers::models::{
+    bert::BertModel,
+    xlm_roberta::{self, XLMRobertaModel},
+};
+use encoder::{Architecture, Family, Pooling};
+use serde_json::Value;
 
 use super::{
     EmbedError, EmbeddingBackend, Encoding,
-    pooling::{self, Pooling},
+    check::check,
+    pooling::{self, pool},
 };
 
-/// A BERT encoder with pooling.
+/// An encoder with pooling.
 pub(super) struct CandleBackend {
-    model: BertModel,
+    model: Model,
+    device: Device,
     pooling: Pooling,
-    dimension: usize,
-    vocabulary: usize,
-    max_tokens: usize,
+    architecture: Architecture,
     padding: u32,
 }
 
+enum Model {
+    Bert(BertModel),
+    Roberta(XLMRobertaModel),
+}
+
 impl CandleBackend {
-    /// Loads weights in the safetensors format onto a device.
-    pub(super) fn load(
-        config: &Config,
-        pooling: Pooling,
-        weights: &[u8],
-        device: &Device,
-    ) -> Result<Self> {
-        let weights = VarBuilder::from_slice_safetensors(weights, DTYPE, device)?;
-        Ok(Self {
-            model: BertModel::load(weights, config)?,
-            pooling,
-            dimension: config.hidden_size,
-            vocabulary: config.vocab_size,
-            max_tokens: config.max_position_embeddings,
-            padding: config.pad_token_id as u32,
-        })
+    /// Whether candle computes this encoder as its authors do; its DistilBERT has another GELU.
+    pub(super) fn knows(architecture: &Architecture) -> bool {
+        architecture.family != Family::DistilBert
     }
 
-    /// Checks what candle would only report by a position in a tensor, or not at all.
-    fn check(&self, batch: &[Encoding]) -> std::result::Result<(), EmbedError> {
-        for text in batch {
-            let fault = if text.ids.is_empty() {
-                "a text has no tokens"
-            } else if text.ids.len() > self.max_tokens {
-                "a text has more tokens than the model has positions"
-            } else if text.ids.iter().any(|&id| id as usize >= self.vocabulary) {
-                "a token is not in the model's vocabulary"
-            } else {
-                continue;
-            };
-            return Err(EmbedError::Model(fault.to_owned()));
-        }
-        Ok(())
+    /// Loads an encoder that candle [`knows`](Self::knows). `config` is the model's
+    /// `config.json`.
+    pub(super) fn load(
+        architecture: Architecture,
+        config: &Value,
+        pooling: Pooling,
+        weights: VarBuilder<'_>,
+    ) -> Result<Self> {
+        let device = weights.device().clone();
+        let padding = config.get("pad_token_id").and_then(Value::as_u64).unwrap_or_default();
+        let model = match architecture.family {
+            Family::Bert => Model::Bert(BertModel::load(weights, &parse(config)?)?),
+            Family::Roberta => {
+                let name = "roberta";
+                let is_below =
+                    weights.contains_tensor("roberta.embeddings.word_embeddings.weight");
+                let weights = if is_below { weights.pp(name) } else { weights };
+                let config: xlm_roberta::Config = parse(config)?;
+                Model::Roberta(XLMRobertaModel::new(&config, weights)?)
+            }
+            Family::DistilBert => return Err(Error::msg("candle's DistilBERT is not used")),
+        };
+        Ok(Self { model, device, pooling, architecture, padding: padding as u32 })
     }
 
     fn forward(&self, batch: &[Encoding]) -> Result<Vec<Vec<f32>>> {
@@ -66,30 +71,38 @@ impl CandleBackend {
             ids.resize(mask.len() + longest - text.ids.len(), self.padding);
             mask.resize(ids.len(), 0.0);
         }
-        let device = &self.model.device;
-        let ids = Tensor::from_vec(ids, shape, device)?;
-        let mask = Tensor::from_vec(mask, shape, device)?;
-        let hidden = self.model.forward(&ids, &ids.zeros_like()?, Some(&mask))?;
-        self.pooling.pool(&hidden, &mask)?.to_vec2()
+        let ids = Tensor::from_vec(ids, shape, &self.device)?;
+        let mask = Tensor::from_vec(mask, shape, &self.device)?;
+        let types = ids.zeros_like()?;
+        let hidden = match &self.model {
+            Model::Bert(model) => model.forward(&ids, &types, Some(&mask))?,
+            Model::Roberta(model) => model.forward(&ids, &mask, &types, None, None, None)?,
+        };
+        pool(self.pooling, &hidden, &mask)?.to_vec2()
     }
 }
 
 impl EmbeddingBackend for CandleBackend {
     fn dimension(&self) -> usize {
-        self.dimension
+        self.architecture.hidden
     }
 
     fn embed(&self, batch: &[Encoding]) -> std::result::Result<Vec<Vec<f32>>, EmbedError> {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
-        self.check(batch)?;
+        check(batch, self.architecture.vocabulary, self.architecture.max_tokens())?;
         let mut vectors = self.forward(batch).map_err(embed_error)?;
         for vector in &mut vectors {
             pooling::normalise(vector)?;
         }
         Ok(vectors)
     }
+}
+
+fn parse<T: serde::de::DeserializeOwned>(config: &Value) -> Result<T> {
+    serde_json::from_value(config.clone())
+        .map_err(|error| Error::msg(format!("config.json: {error}")))
 }
 
 /// Tells a fault of the device from a fault of the computation.

@@ -2,6 +2,8 @@
 
 use std::{io, path::PathBuf};
 
+use super::{Dtype, Kernel};
+
 /// Why a model could not be located, fetched or loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
@@ -145,6 +147,19 @@ pub enum LoadError {
         name: String,
         /// What the driver says.
         reason: String,
+    },
+    /// The CPU, or the model, cannot be computed as is asked for.
+    #[error(
+        "EMBEDDING_KERNEL={} with EMBEDDING_DTYPE={} is not possible here: set one of them, or \
+         both, to auto",
+        kernel.name(),
+        dtype.name()
+    )]
+    NoKernel {
+        /// What was asked for.
+        kernel: Kernel,
+        /// What was asked for.
+        dtype: Dtype,
     },
     /// `models/catalog.toml` was broken when the program was built.
     #[error("models/catalog.toml is not valid: mend it and build again")]

@@ -5,11 +5,11 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use candle_transformers::models::bert;
+use encoder::{Activation, Architecture, Family, Pooling};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
-use super::{LoadError, pooling::Pooling};
+use super::LoadError;
 
 /// Shape of the network.
 pub(super) const CONFIG: &str = "config.json";
@@ -27,7 +27,9 @@ pub(super) const DEFAULT_POOLING: &str = "1_Pooling/config.json";
 /// What the JSON files of a model say.
 pub(super) struct ModelSettings {
     /// Shape of the network.
-    pub(super) bert: bert::Config,
+    pub(super) architecture: Architecture,
+    /// The whole of [`CONFIG`].
+    pub(super) config: Value,
     /// How token vectors become the text's.
     pub(super) pooling: Pooling,
     /// Texts are cut to this many tokens.
@@ -39,17 +41,18 @@ pub(super) struct ModelSettings {
 impl ModelSettings {
     /// Reads the settings in a model's directory.
     pub(super) fn read(directory: &Path) -> Result<Self, LoadError> {
-        let bert = read_bert(&directory.join(CONFIG))?;
+        let (architecture, config) = read_architecture(&directory.join(CONFIG))?;
         let sentence: SentenceConfig = match read_text(&directory.join(SENTENCE_CONFIG))? {
             Some(text) => parse(&directory.join(SENTENCE_CONFIG), &text)?,
             None => SentenceConfig::default(),
         };
-        let most = bert.max_position_embeddings;
+        let most = architecture.max_tokens();
         Ok(Self {
             pooling: read_pooling(directory)?,
             max_tokens: sentence.max_seq_length.map_or(most, |length| length.min(most)),
             lowercase: sentence.do_lower_case,
-            bert,
+            architecture,
+            config,
         })
     }
 }
@@ -120,21 +123,78 @@ fn read_pooling(directory: &Path) -> Result<Pooling, LoadError> {
     }
 }
 
-fn read_bert(path: &Path) -> Result<bert::Config, LoadError> {
+/// What `config.json` says of a network; each number has one name in BERT and RoBERTa, and
+/// another in DistilBERT.
+#[derive(Deserialize)]
+struct Shape {
+    vocab_size: usize,
+    #[serde(alias = "dim")]
+    hidden_size: usize,
+    #[serde(alias = "n_layers")]
+    num_hidden_layers: usize,
+    #[serde(alias = "n_heads")]
+    num_attention_heads: usize,
+    #[serde(alias = "hidden_dim")]
+    intermediate_size: usize,
+    #[serde(alias = "activation")]
+    hidden_act: Value,
+    /// DistilBERT has it in its code.
+    #[serde(default = "distilbert_epsilon")]
+    layer_norm_eps: f64,
+    max_position_embeddings: usize,
+    #[serde(default)]
+    type_vocab_size: usize,
+    #[serde(default)]
+    pad_token_id: usize,
+    #[serde(default)]
+    position_embedding_type: Option<String>,
+}
+
+fn distilbert_epsilon() -> f64 {
+    1e-12
+}
+
+fn read_architecture(path: &Path) -> Result<(Architecture, Value), LoadError> {
     let text = read_text(path)?.ok_or_else(|| LoadError::Read {
         path: path.to_owned(),
         source: io::ErrorKind::NotFound.into(),
     })?;
     let unsupported = |what| Err(LoadError::Unsupported { path: path.to_owned(), what });
-    let settings: Map<String, Value> = parse(path, &text)?;
-    let says = |name| settings.get(name).and_then(Value::as_str);
-    if let Some(kind) = says("model_type").filter(|kind| *kind != "bert") {
-        return unsupported(format!("the architecture {kind:?}, not \"bert\""));
-    }
-    if let Some(kind) = says("position_embedding_type").filter(|kind| *kind != "absolute") {
+    let config: Value = parse(path, &text)?;
+    let kind = config.get("model_type").and_then(Value::as_str).unwrap_or("bert");
+    let family = match kind {
+        "bert" => Family::Bert,
+        "roberta" | "xlm-roberta" | "camembert" => Family::Roberta,
+        "distilbert" => Family::DistilBert,
+        _ => {
+            return unsupported(format!(
+                "the architecture {kind:?}, not \"bert\", \"roberta\", \"xlm-roberta\", \
+                 \"camembert\" or \"distilbert\""
+            ));
+        }
+    };
+    let shape: Shape = parse(path, &text)?;
+    if let Some(kind) = shape.position_embedding_type.filter(|kind| kind != "absolute") {
         return unsupported(format!("{kind:?} positions, not \"absolute\""));
     }
-    parse(path, &text)
+    let heads = shape.num_attention_heads;
+    if heads == 0 || shape.hidden_size % heads != 0 {
+        return unsupported(format!("{heads} heads over {} components", shape.hidden_size));
+    }
+    let architecture = Architecture {
+        family,
+        vocabulary: shape.vocab_size,
+        hidden: shape.hidden_size,
+        layers: shape.num_hidden_layers,
+        heads,
+        inner: shape.intermediate_size,
+        activation: serde_json::from_value::<Activation>(shape.hidden_act).ok(),
+        epsilon: shape.layer_norm_eps,
+        positions: shape.max_position_embeddings,
+        first_position: if family == Family::Roberta { shape.pad_token_id + 1 } else { 0 },
+        token_types: if family == Family::DistilBert { 0 } else { shape.type_vocab_size },
+    };
+    Ok((architecture, config))
 }
 
 /// A file's text, or `None` when there is no such file.
@@ -219,6 +279,6 @@ mod tests {
             refusal(&[pooling(json!({"pooling_mode_max_tokens": true}))]).contains("max_tokens")
         );
         assert!(refusal(&[pooling(json!({}))]).contains("mean_tokens"));
-        assert!(refusal(&[(CONFIG, json!({"model_type": "roberta"}))]).contains("roberta"));
+        assert!(refusal(&[(CONFIG, json!({"model_type": "t5"}))]).contains("t5"));
     }
 }

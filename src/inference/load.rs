@@ -6,10 +6,16 @@ use std::{
     sync::Arc,
 };
 
+use candle_core::{DType, Device};
+use candle_nn::VarBuilder;
+
 use super::{
     EmbeddingBackend, HashBackend, HashEncoder, HubConfig, LoadError, Model,
     candle::CandleBackend,
-    catalog, device,
+    catalog,
+    compute::{Computation, ComputeConfig, Dtype, Kernel},
+    cpu::{self, CpuBackend},
+    device,
     files::{self, ModelSettings},
     hash,
     locate::{self, Located},
@@ -22,8 +28,8 @@ const REVISION_CHARS: usize = 16;
 /// What computes the vectors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BackendKind {
-    /// A model of the BERT architecture.
-    Candle,
+    /// A model: on the CPU on kernels of our own, on candle elsewhere.
+    Model,
     /// Deterministic vectors without a model, for tests and benches.
     Hash,
 }
@@ -35,8 +41,8 @@ pub struct ModelConfig {
     pub backend: BackendKind,
     /// `EMBEDDING_MODEL`: a directory, a hub id, or the name of a sentence-transformers model.
     pub model: String,
-    /// `EMBEDDING_DEVICE`: `cpu`, `cuda`, `cuda:N` or `auto`.
-    pub device: String,
+    /// On which device, and how.
+    pub compute: ComputeConfig,
     /// Where models are looked for before the hub's cache and the hub.
     pub models_dir: PathBuf,
     /// The hub.
@@ -52,13 +58,14 @@ pub async fn load(config: &ModelConfig) -> Result<Model, LoadError> {
             name: "hash".to_owned(),
             revision: "1".to_owned(),
             max_tokens: hash::MAX_TOKENS,
+            computation: Computation { kernel: Kernel::Auto, dtype: "f32", threads: 1 },
             encoder: Arc::new(HashEncoder),
             backend: Arc::new(HashBackend),
         });
     }
     let located = locate::locate(&config.model, &config.models_dir, &config.hub).await?;
-    let (name, device) = (config.model.clone(), config.device.clone());
-    tokio::task::spawn_blocking(move || load_files(name, &device, &located))
+    let (name, compute) = (config.model.clone(), config.compute.clone());
+    tokio::task::spawn_blocking(move || load_files(name, &compute, &located))
         .await
         .map_err(|_| LoadError::Panicked { name: config.model.clone() })?
 }
@@ -73,13 +80,18 @@ pub async fn dimension_of(config: &ModelConfig) -> Result<usize, LoadError> {
         return Ok(known.dimension);
     }
     let located = locate::locate(&config.model, &config.models_dir, &config.hub).await?;
-    Ok(ModelSettings::read(&located.directory)?.bert.hidden_size)
+    Ok(ModelSettings::read(&located.directory)?.architecture.hidden)
 }
 
-fn load_files(name: String, device: &str, located: &Located) -> Result<Model, LoadError> {
-    let device = device::select(device)?;
+fn load_files(
+    name: String,
+    compute: &ComputeConfig,
+    located: &Located,
+) -> Result<Model, LoadError> {
+    let device = device::select(&compute.device)?;
     let directory = &located.directory;
     let settings = ModelSettings::read(directory)?;
+    let computation = choose(&settings, &device, compute, &directory.join(files::CONFIG))?;
     let tokenizer = directory.join(files::TOKENIZER);
     let encoder = ModelTokenizer::from_file(&tokenizer, settings.max_tokens, settings.lowercase)?;
     let path = directory.join(files::WEIGHTS);
@@ -87,22 +99,74 @@ fn load_files(name: String, device: &str, located: &Located) -> Result<Model, Lo
     let weights = fs::read(&path).map_err(read)?;
     let hash = locate::sha256(weights.as_slice()).map_err(read)?;
     let revision = revision(located, &hash, &path)?;
-    let backend = CandleBackend::load(&settings.bert, settings.pooling, &weights, &device)
+    let max_tokens = settings.max_tokens;
+    let backend = build(settings, &device, &computation, weights)
         .map_err(|source| LoadError::Weights { path, source })?;
     tracing::info!(
         model = name,
         revision,
         dimension = backend.dimension(),
-        max_tokens = settings.max_tokens,
+        max_tokens,
         device = ?device.location(),
+        kernel = computation.kernel.name(),
+        dtype = computation.dtype,
+        threads = computation.threads,
         "the model is loaded"
     );
     Ok(Model {
         name,
         revision,
-        max_tokens: settings.max_tokens,
+        max_tokens,
+        computation,
         encoder: Arc::new(encoder),
-        backend: Arc::new(backend),
+        backend: backend.into(),
+    })
+}
+
+/// What computes a model, of what the operator allows.
+fn choose(
+    settings: &ModelSettings,
+    device: &Device,
+    compute: &ComputeConfig,
+    path: &Path,
+) -> Result<Computation, LoadError> {
+    let is_ours = settings.architecture.activation.is_some();
+    if device.is_cpu() && is_ours && compute.kernel != Kernel::Candle {
+        let kernel = cpu::choose(compute.kernel, compute.dtype)
+            .ok_or(LoadError::NoKernel { kernel: compute.kernel, dtype: compute.dtype })?;
+        let dtype = if kernel.is_bf16() { Dtype::Bf16 } else { Dtype::F32 };
+        let (kernel, threads) = (Kernel::Ours(kernel), compute.threads());
+        return Ok(Computation { kernel, dtype: dtype.name(), threads });
+    }
+    if !CandleBackend::knows(&settings.architecture) {
+        let what = format!("an encoder that only runs on a CPU, not on {:?}", device.location());
+        return Err(LoadError::Unsupported { path: path.to_owned(), what });
+    }
+    if compute.dtype == Dtype::Bf16 {
+        return Err(LoadError::NoKernel { kernel: Kernel::Candle, dtype: compute.dtype });
+    }
+    Ok(Computation { kernel: Kernel::Candle, dtype: "f32", threads: compute.threads() })
+}
+
+fn build(
+    settings: ModelSettings,
+    device: &Device,
+    computation: &Computation,
+    weights: Vec<u8>,
+) -> candle_core::Result<Box<dyn EmbeddingBackend>> {
+    let weights = VarBuilder::from_buffered_safetensors(weights, DType::F32, device)?;
+    let ModelSettings { architecture, config, pooling, .. } = settings;
+    Ok(match computation.kernel {
+        Kernel::Ours(kernel) => Box::new(CpuBackend::load(
+            &architecture,
+            pooling,
+            weights,
+            kernel,
+            computation.threads,
+        )?),
+        Kernel::Auto | Kernel::Candle => {
+            Box::new(CandleBackend::load(architecture, &config, pooling, weights)?)
+        }
     })
 }
 

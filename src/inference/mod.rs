@@ -3,6 +3,9 @@
 mod backend;
 mod candle;
 mod catalog;
+mod check;
+mod compute;
+mod cpu;
 mod device;
 mod error;
 mod files;
@@ -14,8 +17,9 @@ mod pooling;
 mod thread;
 mod tokenizer;
 
-pub use backend::{EmbedError, EmbeddingBackend, Encoding, Model, TextEncoder};
+pub use backend::{EmbedError, EmbeddingBackend, Encoding, Model, TextEncoder, encode_all};
 pub use catalog::CatalogModel;
+pub use compute::{Computation, ComputeConfig, Dtype, Kernel};
 pub use error::LoadError;
 pub use hash::{HashBackend, HashEncoder};
 pub use hub::{HubConfig, ProgressFn};

@@ -1,29 +1,19 @@
 //! From the vectors of a text's tokens to the vector of the text.
 
 use candle_core::{Result, Tensor};
+use encoder::Pooling;
 
 use super::EmbedError;
 
-/// How token vectors become one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Pooling {
-    /// The mean over all tokens of the text, special ones included.
-    Mean,
-    /// The vector of the first token.
-    Cls,
-}
-
-impl Pooling {
-    /// Pools `hidden` (texts × tokens × components); `mask` (texts × tokens, f32) is 1 where
-    /// there is a token and 0 where there is padding. Gives texts × components.
-    pub(super) fn pool(self, hidden: &Tensor, mask: &Tensor) -> Result<Tensor> {
-        match self {
-            Self::Mean => {
-                let sums = hidden.broadcast_mul(&mask.unsqueeze(2)?)?.sum(1)?;
-                sums.broadcast_div(&mask.sum_keepdim(1)?)
-            }
-            Self::Cls => hidden.narrow(1, 0, 1)?.squeeze(1),
+/// Pools `hidden` (texts × tokens × components); `mask` (texts × tokens, f32) is 1 where there is
+/// a token and 0 where there is padding. Gives texts × components.
+pub(super) fn pool(pooling: Pooling, hidden: &Tensor, mask: &Tensor) -> Result<Tensor> {
+    match pooling {
+        Pooling::Mean => {
+            let sums = hidden.broadcast_mul(&mask.unsqueeze(2)?)?.sum(1)?;
+            sums.broadcast_div(&mask.sum_keepdim(1)?)
         }
+        Pooling::Cls => hidden.narrow(1, 0, 1)?.squeeze(1),
     }
 }
 
@@ -57,9 +47,9 @@ mod tests {
             Tensor::new(&[[[1_f32, 2.0], [3.0, 6.0]], [[5.0, 7.0], [900.0, 900.0]]], &Device::Cpu)
                 .unwrap();
         let mask = Tensor::new(&[[1_f32, 1.0], [1.0, 0.0]], &Device::Cpu).unwrap();
-        let mean = Pooling::Mean.pool(&hidden, &mask).unwrap().to_vec2::<f32>().unwrap();
+        let mean = pool(Pooling::Mean, &hidden, &mask).unwrap().to_vec2::<f32>().unwrap();
         assert_eq!(mean, [[2.0, 4.0], [5.0, 7.0]]);
-        let cls = Pooling::Cls.pool(&hidden, &mask).unwrap().to_vec2::<f32>().unwrap();
+        let cls = pool(Pooling::Cls, &hidden, &mask).unwrap().to_vec2::<f32>().unwrap();
         assert_eq!(cls, [[1.0, 2.0], [5.0, 7.0]]);
     }
 

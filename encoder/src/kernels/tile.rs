@@ -1,0 +1,118 @@
+//! The innermost kernel of all matrix products: a few rows times one panel.
+//!
+//! A tile's sums stay in registers while its operands stream by: each step loads the panel's next
+//! columns once and one element, or pair, of each row. This is the register blocking of Goto and
+//! van de Geijn, "Anatomy of High-Performance Matrix Multiplication" (2008).
+
+use super::simd::Simd;
+
+/// Registers side by side in a tile.
+pub(super) const COLUMNS: usize = 2;
+
+/// How an instruction set multiplies.
+///
+/// # Safety
+/// The methods read from pointers: the caller sees to it that what they read is there.
+pub(super) trait Multiply: Simd {
+    /// A register of operands.
+    type Operand: Copy;
+
+    /// Reads one step of a row, [`DEPTH`](Simd::DEPTH) elements, into all lanes.
+    unsafe fn broadcast(self, from: *const Self::Element) -> Self::Operand;
+    /// Reads one step of as many columns as there are lanes.
+    unsafe fn operand(self, from: *const Self::Element) -> Self::Operand;
+    /// Writes a register of sums.
+    unsafe fn write(self, sum: Self::Vector, to: *mut f32);
+    /// Adds the products of a step.
+    fn step(self, sum: Self::Vector, a: Self::Operand, b: Self::Operand) -> Self::Vector;
+}
+
+/// Panics when a tile would read or write beyond the slices.
+#[inline(always)]
+pub(super) fn check<S: Simd>(
+    input: &[S::Element],
+    rows: usize,
+    stride: usize,
+    panel: &[S::Element],
+    steps: usize,
+    out: &[f32],
+    out_stride: usize,
+) {
+    assert!((1..=S::ROWS).contains(&rows));
+    assert!(input.len() >= (rows - 1) * stride + steps * S::DEPTH);
+    assert!(panel.len() >= steps * S::WIDTH * S::DEPTH);
+    assert!(out.len() >= (rows - 1) * out_stride + S::WIDTH);
+}
+
+/// Computes a tile of `rows` rows.
+///
+/// # Safety
+/// The slices that the pointers were made of passed [`check`].
+#[inline(always)]
+pub(super) unsafe fn sums<S: Multiply>(
+    simd: S,
+    input: *const S::Element,
+    rows: usize,
+    stride: usize,
+    panel: *const S::Element,
+    steps: usize,
+    out: *mut f32,
+    out_stride: usize,
+) {
+    // The number of rows is a constant of each copy, so that the sums stay in registers.
+    macro_rules! of_rows {
+        ($($rows:literal)*) => {
+            match rows {
+                $($rows if $rows <= S::ROWS => {
+                    // SAFETY: handed on to the caller.
+                    unsafe { rows_of::<S, $rows>(simd, input, stride, panel, steps, out, out_stride) }
+                })*
+                _ => unreachable!("checked by the caller"),
+            }
+        };
+    }
+    of_rows!(1 2 3 4 5 6 7 8 9 10 11 12);
+}
+
+/// Computes a tile of `ROWS` rows; see [`sums`].
+#[inline(always)]
+unsafe fn rows_of<S: Multiply, const ROWS: usize>(
+    simd: S,
+    input: *const S::Element,
+    stride: usize,
+    panel: *const S::Element,
+    steps: usize,
+    out: *mut f32,
+    out_stride: usize,
+) {
+    let mut sums = [[simd.splat(0.0); COLUMNS]; ROWS];
+    for step in 0..steps {
+        // SAFETY: `check` saw `steps` steps of every row and of the panel.
+        unsafe {
+            let columns = panel.add(step * S::WIDTH * S::DEPTH);
+            let columns = [simd.operand(columns), simd.operand(columns.add(S::LANES * S::DEPTH))];
+            for (row, sums) in sums.iter_mut().enumerate() {
+                let element = simd.broadcast(input.add(row * stride + step * S::DEPTH));
+                for (sum, column) in sums.iter_mut().zip(columns) {
+                    *sum = simd.step(*sum, element, column);
+                }
+            }
+        }
+    }
+    for (row, sums) in sums.into_iter().enumerate() {
+        for (column, sum) in sums.into_iter().enumerate() {
+            // SAFETY: `check` saw room for a tile's width in every row.
+            unsafe { simd.write(sum, out.add(row * out_stride + column * S::LANES)) };
+        }
+    }
+}
+
+/// Room for the sums of any tile, with nothing between its rows.
+#[repr(align(64))]
+pub(super) struct TileBuffer(pub(super) [f32; 12 * 32]);
+
+/// A buffer of zeros.
+#[inline(always)]
+pub(super) fn tile_buffer() -> TileBuffer {
+    TileBuffer([0.0; 12 * 32])
+}
