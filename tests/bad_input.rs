@@ -21,7 +21,7 @@ use support::{Api, Case, TEXT};
 use uuid::Uuid;
 use vecmill::{
     app::Role,
-    inference::{self, BackendKind, HubConfig, ModelConfig},
+    inference::{self, BackendKind, ComputeConfig, HubConfig, ModelConfig},
 };
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -279,9 +279,9 @@ async fn tiny_model(dir: &std::path::Path) -> inference::Model {
         offline: true,
     };
     let config = ModelConfig {
-        backend: BackendKind::Candle,
+        backend: BackendKind::Model,
         model: model.to_str().unwrap().to_owned(),
-        device: "cpu".to_owned(),
+        compute: ComputeConfig::auto(),
         models_dir: dir.to_owned(),
         hub,
     };

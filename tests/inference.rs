@@ -19,8 +19,8 @@ use tokio::sync::OnceCell;
 use vecmill::{
     domain::batch,
     inference::{
-        BackendKind, BackendThread, EmbedError, Encoding, HubConfig, LoadError, Model, ModelConfig,
-        load,
+        BackendKind, BackendThread, ComputeConfig, Dtype, EmbedError, Encoding, HubConfig, Kernel,
+        LoadError, Model, ModelConfig, encode_all, load,
     },
 };
 
@@ -46,24 +46,39 @@ fn config(model: &str, models_dir: PathBuf) -> ModelConfig {
         offline: true,
     };
     ModelConfig {
-        backend: BackendKind::Candle,
+        backend: BackendKind::Model,
         model: model.to_owned(),
-        device: "cpu".to_owned(),
+        compute: ComputeConfig { dtype: Dtype::F32, ..ComputeConfig::auto() },
         models_dir,
         hub,
     }
 }
 
+fn mini_lm_config(dtype: Dtype, kernel: Kernel) -> ModelConfig {
+    let models_dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
+    let mut config = config("all-MiniLM-L6-v2", models_dir);
+    (config.compute.dtype, config.compute.kernel) = (dtype, kernel);
+    config
+}
+
+async fn mini_lm_with(dtype: Dtype, kernel: Kernel) -> Model {
+    load(&mini_lm_config(dtype, kernel)).await.unwrap_or_else(|error| {
+        panic!("these tests need the real weights; `make model` fetches them: {error}")
+    })
+}
+
 /// The default model, loaded once for all tests.
 async fn mini_lm() -> &'static Model {
     static MODEL: OnceCell<Model> = OnceCell::const_new();
-    let load = || async {
-        let models_dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
-        load(&config("all-MiniLM-L6-v2", models_dir)).await.unwrap_or_else(|error| {
-            panic!("these tests need the real weights; `make model` fetches them: {error}")
-        })
-    };
-    MODEL.get_or_init(load).await
+    MODEL.get_or_init(|| mini_lm_with(Dtype::Auto, Kernel::Auto)).await
+}
+
+/// The kernels that this CPU can run, and candle.
+fn kernels() -> impl Iterator<Item = Kernel> {
+    Kernel::NAMES.into_iter().map(|(_, kernel)| kernel).filter(|kernel| match kernel {
+        Kernel::Ours(kernel) => kernel.is_available(),
+        Kernel::Auto | Kernel::Candle => true,
+    })
 }
 
 async fn tiny(pooling: &str) -> (tempfile::TempDir, Model) {
@@ -101,17 +116,44 @@ async fn golden_texts_get_their_token_counts_and_vectors() {
     let expected: Vec<usize> = golden.iter().map(|entry| entry.tokens).collect();
     assert_eq!(counts, expected);
 
-    let mut minimum = f64::INFINITY;
-    for indices in batch::plan(&counts, 2048, 32) {
-        let texts: Vec<Encoding> = indices.iter().map(|&i| encodings[i].clone()).collect();
-        for (vector, &i) in model.backend.embed(&texts).unwrap().iter().zip(&indices) {
-            assert!((cosine(vector, vector).sqrt() - 1.0).abs() < 1e-6);
-            assert!((vector.iter().map(|x| x * x).sum::<f32>() - 1.0).abs() < 1e-5, "length");
-            minimum = minimum.min(cosine(vector, &golden[i].embedding));
+    for kernel in kernels() {
+        let model = mini_lm_with(Dtype::Auto, kernel).await;
+        let mut minimum = f64::INFINITY;
+        for indices in batch::plan(&counts, 2048, 32) {
+            let texts: Vec<Encoding> = indices.iter().map(|&i| encodings[i].clone()).collect();
+            for (vector, &i) in model.backend.embed(&texts).unwrap().iter().zip(&indices) {
+                assert!((vector.iter().map(|x| x * x).sum::<f32>() - 1.0).abs() < 1e-5, "length");
+                minimum = minimum.min(cosine(vector, &golden[i].embedding));
+            }
+        }
+        println!("{kernel:?}: minimum cosine to the golden vectors {minimum:.9}");
+        let least = if model.computation.dtype == "bf16" { 0.9999 } else { 0.99999 };
+        assert!(minimum >= least, "{kernel:?}: {minimum}");
+    }
+}
+
+#[tokio::test]
+async fn kernel_and_type_are_the_operators_choice_or_an_error_that_says_so() {
+    for (dtype, kernel) in [(Dtype::F32, Kernel::Auto), (Dtype::Auto, Kernel::Candle)] {
+        assert_eq!(mini_lm_with(dtype, kernel).await.computation.dtype, "f32");
+    }
+    let portable = Kernel::Ours(encoder::Kernel::Portable);
+    let model = mini_lm_with(Dtype::F32, portable).await;
+    assert_eq!((model.computation.kernel, model.computation.dtype), (portable, "f32"));
+    for kernel in [portable, Kernel::Candle] {
+        let error = load(&mini_lm_config(Dtype::Bf16, kernel)).await.err().unwrap().to_string();
+        for part in ["EMBEDDING_KERNEL", kernel.name(), "EMBEDDING_DTYPE", "bf16"] {
+            assert!(error.contains(part), "{error}");
         }
     }
-    println!("minimum cosine to the golden vectors: {minimum:.9}");
-    assert!(minimum >= 0.99999, "{minimum}");
+}
+
+#[tokio::test]
+async fn texts_are_tokenised_beside_each_other_as_alone() {
+    let model = mini_lm().await;
+    let texts: Vec<String> = golden().into_iter().map(|entry| entry.text).collect();
+    let alone: Vec<&str> = texts.iter().map(String::as_str).collect();
+    assert_eq!(encode_all(model.encoder.as_ref(), &texts).unwrap(), encode(model, &alone));
 }
 
 #[tokio::test]
@@ -320,6 +362,6 @@ async fn an_error_is_one_line_that_says_what_to_do() {
 
     tiny_bert::write(&broken, "mean_tokens");
     let mut gpu = config("broken", models_dir.clone());
-    gpu.device = "gpu".to_owned();
+    gpu.compute.device = "gpu".to_owned();
     assert!(matches!(failure(&gpu).await, LoadError::DeviceName(_)));
 }

@@ -16,7 +16,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 use vecmill::inference::{
-    BackendKind, HubConfig, LoadError, ModelConfig, ProgressFn, list, load, pull,
+    BackendKind, ComputeConfig, HubConfig, LoadError, ModelConfig, ProgressFn, list, load, pull,
 };
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -133,9 +133,9 @@ impl Machine {
 
     fn config(&self, hub: &Hub, model: &str) -> ModelConfig {
         ModelConfig {
-            backend: BackendKind::Candle,
+            backend: BackendKind::Model,
             model: model.to_owned(),
-            device: "cpu".to_owned(),
+            compute: ComputeConfig::auto(),
             models_dir: self.directory.path().join("models"),
             hub: self.hub(hub),
         }

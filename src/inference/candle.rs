@@ -52,7 +52,10 @@ impl CandleBackend {
                 let is_below =
                     weights.contains_tensor("roberta.embeddings.word_embeddings.weight");
                 let weights = if is_below { weights.pp(name) } else { weights };
-                let config: xlm_roberta::Config = parse(config)?;
+                let mut config = config.clone();
+                // Newer checkpoints leave the only kind out.
+                config["position_embedding_type"] = "absolute".into();
+                let config: xlm_roberta::Config = parse(&config)?;
                 Model::Roberta(XLMRobertaModel::new(&config, weights)?)
             }
             Family::DistilBert => return Err(Error::msg("candle's DistilBERT is not used")),

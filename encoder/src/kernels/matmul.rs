@@ -110,28 +110,40 @@ impl<S: Simd, E: End<S>> Task<S> for Panels<'_, S, E> {
     fn run(self, simd: S) {
         let mut tile = tile_buffer();
         let steps = self.weights.steps();
-        for panel in self.panels {
-            let (elements, bias) = self.weights.panel(panel);
-            let columns = panel * S::WIDTH..(panel + 1) * S::WIDTH;
-            for tile_rows in tiles(self.rows, S::ROWS) {
-                let input = self.input.from_row(tile_rows.start);
-                let stride = self.input.stride();
-                let height = tile_rows.len();
-                simd.tile(input, height, stride, elements, steps, &mut tile.0, S::WIDTH);
-                for (row, sums) in tile_rows.zip(tile.0.chunks_exact(S::WIDTH)) {
-                    // SAFETY: the panels of the team's members are apart, and so are the rows.
-                    let out = unsafe { self.out.part(row, columns.clone()) };
-                    let bias = bias.chunks_exact(S::LANES);
-                    let parts = sums.chunks_exact(S::LANES).zip(bias);
-                    for ((sums, bias), out) in parts.zip(out.chunks_exact_mut(S::LANES)) {
-                        let sums = simd.add(simd.load(sums), simd.load(bias));
-                        self.end.write(simd, sums, out);
+        for block in tiles(self.rows, BLOCK) {
+            for panel in self.panels.clone() {
+                let (elements, bias) = self.weights.panel(panel);
+                let columns = panel * S::WIDTH..(panel + 1) * S::WIDTH;
+                for part in tiles(block.len(), S::ROWS) {
+                    let rows = block.start + part.start..block.start + part.end;
+                    let input = self.input.from_row(rows.start);
+                    let (height, stride) = (rows.len(), self.input.stride());
+                    simd.tile(input, height, stride, elements, steps, &mut tile.0, S::WIDTH);
+                    for (row, sums) in rows.zip(tile.0.chunks_exact(S::WIDTH)) {
+                        // SAFETY: the panels of the team's members are apart, and so are the rows.
+                        let out = unsafe { self.out.part(row, columns.clone()) };
+                        self.finish(simd, sums, bias, out);
                     }
                 }
             }
         }
     }
 }
+
+impl<S: Simd, E: End<S>> Panels<'_, S, E> {
+    /// Writes a row of a tile.
+    #[inline(always)]
+    fn finish(&self, simd: S, sums: &[f32], bias: &[f32], out: &mut [E::Out]) {
+        let parts = sums.chunks_exact(S::LANES).zip(bias.chunks_exact(S::LANES));
+        for ((sums, bias), out) in parts.zip(out.chunks_exact_mut(S::LANES)) {
+            self.end.write(simd, simd.add(simd.load(sums), simd.load(bias)), out);
+        }
+    }
+}
+
+/// Rows that are multiplied with one panel after another: few enough to stay in the second-level
+/// cache meanwhile.
+const BLOCK: usize = 192;
 
 /// Cuts rows into as few tiles as possible, all of nearly the same height.
 #[inline(always)]

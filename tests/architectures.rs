@@ -1,0 +1,161 @@
+//! Every architecture on every kernel gives the vectors of the transformers library, alone and in
+//! a batch. What that library computes is in `architectures/reference.json`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod tiny_bert;
+
+use std::{collections::HashMap, fs, path::Path};
+
+use candle_core::{Device, Tensor};
+use serde::Deserialize;
+use serde_json::Value;
+use vecmill::inference::{
+    BackendKind, ComputeConfig, Dtype, Encoding, HubConfig, Kernel, LoadError, Model, ModelConfig,
+    load,
+};
+
+#[derive(Deserialize)]
+struct Reference {
+    texts: Vec<Vec<u32>>,
+    models: HashMap<String, ReferenceModel>,
+}
+
+#[derive(Deserialize)]
+struct ReferenceModel {
+    config: Value,
+    shapes: HashMap<String, Vec<usize>>,
+    vectors: Vec<Vec<f32>>,
+}
+
+fn reference() -> Reference {
+    let path = "tests/architectures/reference.json";
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+fn split_mix(state: u64) -> u64 {
+    let z = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// The values that reference.py gives a tensor of this name.
+fn tensor(name: &str, shape: &[usize]) -> Tensor {
+    let seed = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |state, byte| {
+        (state ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    let is_norm = name.to_lowercase().contains("norm") && name.ends_with("weight");
+    let value = |index: u64| {
+        let value = split_mix(seed.wrapping_add(index)) as f64 / 2_f64.powi(64) - 0.5;
+        value as f32 + if is_norm { 1.0 } else { 0.0 }
+    };
+    let count = shape.iter().product::<usize>() as u64;
+    Tensor::from_iter((0..count).map(value), &Device::Cpu).unwrap().reshape(shape).unwrap()
+}
+
+/// Writes a model, its tensors under `prefix`.
+fn write(directory: &Path, model: &ReferenceModel, prefix: &str) {
+    tiny_bert::write(directory, "mean_tokens");
+    fs::write(directory.join("config.json"), model.config.to_string()).unwrap();
+    let tensors: HashMap<String, Tensor> = model
+        .shapes
+        .iter()
+        .map(|(name, shape)| (format!("{prefix}{name}"), tensor(name, shape)))
+        .collect();
+    candle_core::safetensors::save(&tensors, directory.join("model.safetensors")).unwrap();
+}
+
+async fn load_with(directory: &Path, kernel: Kernel, threads: usize) -> Result<Model, LoadError> {
+    let hub = HubConfig {
+        endpoint: "http://127.0.0.1:9".to_owned(),
+        token: None,
+        cache_dir: directory.join("no-cache"),
+        offline: true,
+    };
+    load(&ModelConfig {
+        backend: BackendKind::Model,
+        model: directory.to_str().unwrap().to_owned(),
+        compute: ComputeConfig { device: "cpu".to_owned(), dtype: Dtype::Auto, kernel, threads },
+        models_dir: directory.to_owned(),
+        hub,
+    })
+    .await
+}
+
+fn assert_alike(model: &Model, texts: &[Vec<u32>], expected: &[Vec<f32>], name: &str) {
+    let least = if model.computation.dtype == "bf16" { 0.9995 } else { 0.999_999 };
+    let batch: Vec<Encoding> =
+        texts.iter().map(|ids| Encoding { ids: ids.clone(), truncated: false }).collect();
+    let alone = batch.iter().map(|text| model.backend.embed(std::slice::from_ref(text)).unwrap());
+    for vectors in [alone.flatten().collect(), model.backend.embed(&batch).unwrap()] {
+        for (number, (vector, expected)) in vectors.iter().zip(expected).enumerate() {
+            let cosine: f32 = vector.iter().zip(expected).map(|(a, b)| a * b).sum();
+            let kernel = model.computation.kernel;
+            assert!(cosine >= least, "{name}, text {number}, {kernel:?}: {cosine}");
+        }
+        assert_eq!(vectors.len(), expected.len());
+    }
+}
+
+/// The kernels that this CPU can run, and candle.
+fn kernels() -> impl Iterator<Item = Kernel> {
+    Kernel::NAMES.into_iter().map(|(_, kernel)| kernel).filter(|kernel| match kernel {
+        Kernel::Ours(kernel) => kernel.is_available(),
+        Kernel::Auto | Kernel::Candle => true,
+    })
+}
+
+#[tokio::test]
+async fn every_architecture_gives_the_vectors_of_transformers() {
+    let Reference { texts, models } = reference();
+    assert_eq!(models.len(), 5);
+    for (name, model) in &models {
+        let directory = tempfile::tempdir().unwrap();
+        write(directory.path(), model, "");
+        for kernel in kernels() {
+            for threads in [1, 3] {
+                match load_with(directory.path(), kernel, threads).await {
+                    Ok(loaded) => assert_alike(&loaded, &texts, &model.vectors, name),
+                    // Candle's has another GELU, and is not used.
+                    Err(LoadError::Unsupported { .. }) => {
+                        assert_eq!((name.as_str(), kernel), ("distilbert", Kernel::Candle));
+                    }
+                    Err(error) => panic!("{name}: {error}"),
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_encoder_is_found_inside_a_larger_model() {
+    let Reference { texts, models } = reference();
+    for (name, prefix) in [
+        ("bert", "bert."),
+        ("roberta", "roberta."),
+        ("xlm-roberta", "roberta."),
+        ("distilbert", "distilbert."),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        write(directory.path(), &models[name], prefix);
+        let model = load_with(directory.path(), Kernel::Auto, 2).await.unwrap();
+        assert_alike(&model, &texts, &models[name].vectors, name);
+    }
+}
+
+#[tokio::test]
+async fn a_text_that_is_too_long_or_foreign_is_refused_and_the_next_is_embedded() {
+    let Reference { texts, models } = reference();
+    let directory = tempfile::tempdir().unwrap();
+    write(directory.path(), &models["roberta"], "");
+    for kernel in kernels() {
+        let model = load_with(directory.path(), kernel, 2).await.unwrap();
+        for ids in [vec![], vec![5; 43], vec![5, 50]] {
+            let text = Encoding { ids, truncated: false };
+            assert!(model.backend.embed(&[text]).is_err(), "{kernel:?}");
+        }
+        assert_alike(&model, &texts, &models["roberta"].vectors, "roberta");
+    }
+}
