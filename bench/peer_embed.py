@@ -42,7 +42,7 @@ def main():
 
 def arguments():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--model", required=True, help="config.json, model.safetensors, tokenizer.json")
+    parser.add_argument("--model", required=True, help="the model's directory")
     parser.add_argument("--onnx", required=True, help="the exported graph; made if it is not there")
     parser.add_argument("--corpus", required=True)
     parser.add_argument("--texts", type=int, default=1024)

@@ -31,6 +31,7 @@ class Bench:
     def __init__(self, args):
         self.root = ROOT
         self.sizes = QUICK if args.quick else Sizes()
+        self.soak_passes = args.soak_passes
         self.soak_seconds = args.soak_seconds
         self.corpus = Corpus(ROOT / "bench/debian-packages.jsonl")
         self.tools = Tools(ROOT)
@@ -82,6 +83,7 @@ def arguments():
         "--only", default=",".join(DEFAULT), help=f"sections, of {', '.join(ALL)}"
     )
     parser.add_argument("--quick", action="store_true", help="small and rough")
+    parser.add_argument("--soak-passes", type=int, help="how often `soak` sends the corpus at least")
     parser.add_argument(
         "--soak-seconds", type=float, default=0, help="how long `soak` goes on at least"
     )

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .client import Client
+from .cpu import seconds_by_name
 from .processes import BenchError, Process
 from .servers import Postgres, Redis, ask_redis, free_port
 
@@ -39,6 +40,8 @@ class Vecmill:
             **settings,
         }
         self.process = None
+        # Others that work for it, but for what it starts itself.
+        self.servers = []
 
     def __enter__(self):
         try:
@@ -85,6 +88,13 @@ class Vecmill:
 
         return {"resident_mb": megabytes("VmRSS"), "peak_mb": megabytes("VmHWM")}
 
+    def cpu_seconds(self):
+        """What it and its servers have used, by the name of the program."""
+        used = {}
+        for each in (self, *self.servers):
+            used.update(seconds_by_name(each.process.pid))
+        return used
+
     def wait_for_nodes(self, client, count, pause):
         """Waits until so many nodes have come to their end; they must be `ready`."""
         while True:
@@ -107,4 +117,5 @@ def serve(root, store, settings):
     with Redis() as redis, Postgres(root) as postgres:
         stores = {"REDIS_URL": redis.url, "ACTIVEKG_DSN": postgres.dsn}
         with Vecmill(root, "serve", {**settings, **stores}) as vecmill:
+            vecmill.servers = [redis, postgres]
             yield vecmill

@@ -26,17 +26,17 @@ def measure(bench):
 
 def measure_on(bench, store, key, settings, rounds, alone):
     """The median of some rounds, each on new servers."""
-    rates = []
+    runs = []
     for number in range(1, rounds + 1):
         print(f"  {key}, round {number} of {rounds}", flush=True)
         try:
             with serve(bench.root, store, settings) as vecmill:
-                rates.append(drive(vecmill, bench.corpus, bench.sizes.pipeline_texts))
+                runs.append(drive(vecmill, bench.corpus, bench.sizes.pipeline_texts))
         except Missing as missing:
             bench.report.skip(key, missing)
             return
-    bench.report.detail(f"{key}_nodes_per_s", rates)
-    bench.report.add(key, statistics.median(rates), alone)
+    bench.report.detail(key, runs)
+    bench.report.add(key, statistics.median(run["nodes_per_s"] for run in runs), alone)
 
 
 def embedder_alone(bench, limit):
@@ -50,12 +50,22 @@ def embedder_alone(bench, limit):
 
 
 def drive(vecmill, corpus, limit):
-    """Nodes a second, from the first request until all are ready. One client sends request after
-    request, as `vecmill ingest` does."""
+    """From the first request until all are ready. One client sends request after request, as
+    `vecmill ingest` does."""
     batches, count = corpus.batches(BATCH, limit), corpus.count(limit)
+    used_before, own_before = vecmill.cpu_seconds(), time.process_time()
     start = time.perf_counter()
     with vecmill.client() as client:
         for batch in batches:
             client.post("/nodes/batch", batch)
+        accepted = time.perf_counter() - start
         vecmill.wait_for_nodes(client, count, LOOK_EVERY)
-    return count / (time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    used = vecmill.cpu_seconds()
+    cpu = {name: round(used[name] - used_before.get(name, 0), 2) for name in used}
+    return {
+        "nodes_per_s": count / seconds,
+        "seconds": seconds,
+        "seconds_until_all_were_accepted": accepted,
+        "cpu_seconds": {**cpu, "client": round(time.process_time() - own_before, 2)},
+    }

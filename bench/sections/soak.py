@@ -4,11 +4,12 @@ import time
 from harness.site import Site
 
 BATCH = 200
-LOOK_EVERY = 0.2
+LOOK_EVERY = 1.0
 
 
 def measure(bench):
-    passes, limit = bench.sizes.soak_passes, bench.sizes.pipeline_texts
+    passes = bench.soak_passes or bench.sizes.soak_passes
+    limit = bench.sizes.pipeline_texts
     batches, count = bench.corpus.batches(BATCH, limit), bench.corpus.count(limit)
     started, samples = time.monotonic(), []
     with Site(bench.root) as site:
