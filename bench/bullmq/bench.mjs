@@ -44,7 +44,7 @@ async function idleWorker() {
   return worker;
 }
 
-async function process_(worker) {
+async function work(worker) {
   const start = performance.now();
   await new Promise((resolve, reject) => {
     let done = 0;
@@ -58,7 +58,7 @@ async function process_(worker) {
 
 async function addAndProcess(worker, jobs) {
   const start = performance.now();
-  await Promise.all([add(jobs), process_(worker)]);
+  await Promise.all([add(jobs), work(worker)]);
   return (performance.now() - start) / 1000;
 }
 
@@ -71,7 +71,7 @@ for (let round = 1; round <= ROUNDS; round++) {
   console.error(`bullmq: round ${round} of ${ROUNDS}`);
   adds.push(await add(jobs()));
   let worker = await idleWorker();
-  processes.push(await process_(worker));
+  processes.push(await work(worker));
   await worker.close();
   worker = await idleWorker();
   both.push(await addAndProcess(worker, jobs()));
