@@ -36,7 +36,7 @@ class Bench:
         self.corpus = Corpus(ROOT / "bench/debian-packages.jsonl")
         self.tools = Tools(ROOT)
         targets = (ROOT / "bench/targets.json").read_text(encoding="utf-8")
-        self.report = Report(json.loads(targets))
+        self.report = Report(json.loads(targets), args.quick)
 
 
 def main():

@@ -9,10 +9,11 @@ HEADER = (
 
 
 class Report:
-    """Rows in the order in which they were measured."""
+    """Rows in the order in which they were measured. Figures of a quick run are not judged."""
 
-    def __init__(self, targets):
+    def __init__(self, targets, is_quick):
         self.targets = targets
+        self.is_quick = is_quick
         self.rows = []
         self.details = {}
         self.skipped = {}
@@ -24,7 +25,7 @@ class Report:
         ratio = None if ours is None or not peer else ours / peer
         judged = {"ours": ours, "ratio": ratio, None: None}[target.get("judged")]
         reached = None
-        if judged is not None:
+        if judged is not None and not self.is_quick:
             reached = target.get("at_least", judged) <= judged <= target.get("at_most", judged)
         figures = {"peer_figure": peer, "ours": ours, "ratio": ratio, "reached": reached}
         self.rows.append({"key": key, **target, **figures})
