@@ -24,11 +24,8 @@ faults: compiler redis postgres python ## Run the whole fault matrix, and print 
 	@echo "|---|---|---|---|---|---|---|---|---|"
 	@sort target/faults.md
 
-bench: redis model build ## Measure the whole way of a corpus, with and without the model
-	@echo "with the model:"
-	@bench/pipeline.sh
-	@echo "without a model, EMBEDDING_BACKEND=hash:"
-	@EMBEDDING_BACKEND=hash bench/pipeline.sh
+bench: redis model postgres build ## Measure all targets; ONLY=embedder,queue some; ARGS=--quick roughly
+	@PYTHONDONTWRITEBYTECODE=1 python3 bench/run.py $(if $(ONLY),--only $(ONLY)) $(ARGS)
 
 build: compiler ## Build the release binary
 	cargo build --release
