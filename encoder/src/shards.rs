@@ -2,7 +2,7 @@
 
 /// Tokens in a shard: enough rows for the kernels to run at full speed, few enough for the
 /// activations to stay in the second-level cache.
-pub(crate) const TOKENS: usize = 256;
+pub(crate) const TOKENS: usize = 128;
 
 /// Tokens for each thread below which threads compute together rather than apart: each apart
 /// reads all weights, for too little work.
@@ -65,7 +65,7 @@ mod tests {
         assert_eq!(plan(&[15], 1), Plan::Apart(vec![vec![0]]));
         assert_eq!(plan(&[200], 2), Plan::Together(vec![vec![0]]));
         assert_eq!(plan(&[100, 100], 2), Plan::Apart(vec![vec![0], vec![1]]));
-        assert!(matches!(plan(&[256; 16], 2), Plan::Apart(shards) if shards.len() == 16));
+        assert!(matches!(plan(&[128; 16], 2), Plan::Apart(shards) if shards.len() == 16));
         assert!(matches!(plan(&[], 2), Plan::Together(shards) if shards.is_empty()));
     }
 

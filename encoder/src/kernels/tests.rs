@@ -269,7 +269,8 @@ fn nothing_is_read_or_written_out_of_bounds() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: CASES, ..ProptestConfig::default() })]
+    // PROPTEST_CASES sets another number, for a run under valgrind.
+    #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases.div_ceil(4)))]
 
     #[test]
     fn products(
@@ -311,6 +312,3 @@ proptest! {
         everywhere!(layer_norm_is_that_of_the_plain_loops(rows, columns, u64::from(seed)));
     }
 }
-
-/// Cases of each property; few in an interpreter.
-const CASES: u32 = if cfg!(miri) { 2 } else { 64 };
