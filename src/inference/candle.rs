@@ -79,6 +79,10 @@ impl EmbeddingBackend for CandleBackend {
         self.dimension
     }
 
+    fn pads_batches(&self) -> bool {
+        true
+    }
+
     fn embed(&self, batch: &[Encoding]) -> std::result::Result<Vec<Vec<f32>>, EmbedError> {
         if batch.is_empty() {
             return Ok(Vec::new());

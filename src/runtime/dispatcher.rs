@@ -14,17 +14,19 @@ use super::{
     context::Context,
     embedder::{EmbedResult, EmbedderMsg},
     endings,
-    finish::finish,
+    finish::{Done, failed, finish},
     leases::LeaseKeeper,
     prepare::{Prepared, prepare},
+    room::{Load, Room},
     schedule::Schedule,
     throttler::ThrottlerMsg,
     worker::{Held, Worker},
 };
 use crate::{domain::FailureKind, telemetry::Chain};
 
-/// Batches in hand for each Embedder: running, ready, being prepared, being written.
-const BATCHES_IN_HAND: usize = 8;
+/// Batches in hand for each Embedder: running, ready, being prepared, being written. More would
+/// make the Embedder no faster, and all of them are before any job that comes now.
+const BATCHES_IN_HAND: usize = 6;
 
 /// What the Dispatcher understands.
 pub enum DispatcherMsg {
@@ -43,10 +45,17 @@ pub enum DispatcherMsg {
         /// What it brought.
         result: EmbedResult,
     },
+    /// Vectors were stored, and their jobs let go.
+    Stored {
+        /// How many batches they were of.
+        batches: usize,
+        /// What was in them.
+        load: Load,
+    },
     /// The jobs of a batch were let go, but for those of the batches that come back.
     Finished {
-        /// Jobs of the batch.
-        jobs: usize,
+        /// What they were.
+        load: Load,
         /// Batches to embed again.
         again: Vec<Batch>,
     },
@@ -82,8 +91,11 @@ pub struct DispatcherState {
     worker: Worker,
     embedders: Vec<Option<ActorRef<EmbedderMsg>>>,
     schedule: Schedule,
-    /// Jobs in batches, wherever these are.
-    in_hand: usize,
+    /// What is in batches, wherever these are.
+    room: Room,
+    /// What waits to be stored, while other vectors are; that is all that it waits for.
+    done: Vec<Done>,
+    is_storing: bool,
     looking: Looking,
     drained: Option<RpcReplyPort<()>>,
     is_draining: bool,
@@ -98,29 +110,26 @@ enum Looking {
 }
 
 impl DispatcherState {
-    fn capacity(&self) -> usize {
-        self.embedders.len() * self.worker.context.config.batch_texts * BATCHES_IN_HAND
-    }
-
-    /// Starts a look into the queue. Half the capacity at once makes batches of like length
-    /// likely; when idle, whatever there is will do.
+    /// Starts a look into the queue, if there is room.
     fn fill(&mut self, myself: &ActorRef<DispatcherMsg>) {
-        let room = self.capacity().saturating_sub(self.in_hand);
-        let worth_it = self.in_hand == 0 || room >= self.capacity() / 2;
-        if self.is_draining || self.looking != Looking::No || !worth_it {
+        if self.is_draining || self.looking != Looking::No {
             return;
         }
+        let Some(wanted) = self.room.wanted() else { return };
         self.looking = Looking::Claiming;
         let worker = self.worker.clone();
-        let wanted = room.min(self.capacity() / 2).max(1);
         step(myself, async move { DispatcherMsg::Filled(prepare(&worker, wanted).await) });
     }
 
     fn filled(&mut self, myself: &ActorRef<DispatcherMsg>, prepared: Prepared) {
         self.looking = Looking::No;
-        for batch in prepared.batches {
-            self.in_hand += batch.texts.len();
-            self.schedule.add(batch);
+        let known = Done::Known(prepared.known);
+        self.room.took(Load::of(&prepared.batches) + known.load());
+        prepared.batches.into_iter().for_each(|batch| self.schedule.add(batch));
+        if known.load() != Load::default() {
+            self.schedule.ending();
+            self.done.push(known);
+            self.store(myself);
         }
         if self.is_draining {
             self.hand_back_ready(myself);
@@ -144,7 +153,7 @@ impl DispatcherState {
     fn dispatch(&mut self, myself: &ActorRef<DispatcherMsg>) {
         while let Some(assignment) = self.schedule.assign() {
             let Some(embedder) = self.embedders[assignment.slot].clone() else { continue };
-            let texts = &assignment.batch.texts;
+            let texts = assignment.batch.distinct();
             let leases = assignment.batch.leases();
             let encodings = texts.iter().map(|text| text.encoding.clone()).collect();
             let message =
@@ -173,9 +182,33 @@ impl DispatcherState {
         result: EmbedResult,
     ) {
         let Some(batch) = self.schedule.done(slot, id) else { return };
-        let (worker, jobs) = (self.worker.clone(), batch.texts.len());
         self.clear(&batch);
-        self.end(myself, jobs, async move { finish(&worker, batch, result).await });
+        match result.vectors {
+            Ok(vectors) => {
+                self.schedule.ending();
+                self.done.push(Done::Batch { batch, vectors, took: result.took });
+                self.store(myself);
+            }
+            Err(error) => {
+                let (worker, load) = (self.worker.clone(), Load::of([&batch]));
+                self.end(myself, load, async move { failed(&worker, batch, &error).await });
+            }
+        }
+    }
+
+    /// Stores what waits for it, unless something is just being stored.
+    fn store(&mut self, myself: &ActorRef<DispatcherMsg>) {
+        if self.is_storing || self.done.is_empty() {
+            return;
+        }
+        self.is_storing = true;
+        let done = std::mem::take(&mut self.done);
+        let (worker, batches) = (self.worker.clone(), done.len());
+        let load = done.iter().map(Done::load).fold(Load::default(), |all, load| all + load);
+        step(myself, async move {
+            finish(&worker, done).await;
+            DispatcherMsg::Stored { batches, load }
+        });
     }
 
     /// Notes that a model is done with a batch, beside the storing of its vectors.
@@ -190,23 +223,23 @@ impl DispatcherState {
         });
     }
 
-    /// Runs the step that ends so many jobs; it answers the batches to embed again.
+    /// Runs the step that ends so much; it answers the batches to embed again.
     fn end(
         &mut self,
         myself: &ActorRef<DispatcherMsg>,
-        jobs: usize,
+        load: Load,
         ending: impl Future<Output = Vec<Batch>> + Send + 'static,
     ) {
         self.schedule.ending();
-        step(myself, async move { DispatcherMsg::Finished { jobs, again: ending.await } });
+        step(myself, async move { DispatcherMsg::Finished { load, again: ending.await } });
     }
 
     /// Ends the job of a text that brought an Embedder down while it was alone with it.
     fn fail(&mut self, myself: &ActorRef<DispatcherMsg>, batch: Batch, reason: &str) {
-        let worker = self.worker.clone();
+        let (worker, load) = (self.worker.clone(), Load::of([&batch]));
         let jobs: Vec<Held> = batch.texts.into_iter().map(Text::into_held).collect();
         let reason = format!("{reason} on this text");
-        self.end(myself, jobs.len(), async move {
+        self.end(myself, load, async move {
             endings::fail(&worker, jobs, FailureKind::Permanent, &reason).await;
             Vec::new()
         });
@@ -218,25 +251,22 @@ impl DispatcherState {
         if self.looking == Looking::Claiming {
             return;
         }
-        let jobs: Vec<Held> = self
-            .schedule
-            .take_ready()
-            .into_iter()
-            .flat_map(|batch| batch.texts)
-            .map(Text::into_held)
-            .collect();
-        if jobs.is_empty() {
+        let batches = self.schedule.take_ready();
+        if batches.is_empty() {
             return;
         }
-        let worker = self.worker.clone();
-        self.end(myself, jobs.len(), async move {
+        let (worker, load) = (self.worker.clone(), Load::of(&batches));
+        let jobs: Vec<Held> =
+            batches.into_iter().flat_map(|batch| batch.texts).map(Text::into_held).collect();
+        self.end(myself, load, async move {
             worker.hand_back(&jobs).await;
             Vec::new()
         });
     }
 
     fn report_when_drained(&mut self) {
-        let is_drained = self.is_draining && self.in_hand == 0 && self.looking != Looking::Claiming;
+        let is_drained =
+            self.is_draining && self.room.is_empty() && self.looking != Looking::Claiming;
         if let Some(reply) = self.drained.take_if(|_| is_drained) {
             // Whoever waited may have lost patience.
             let _ = reply.send(());
@@ -276,11 +306,22 @@ impl Actor for Dispatcher {
         let keeper = LeaseKeeper::start(Arc::clone(&context.queue), context.config.lease);
         myself.cast(DispatcherMsg::Fill)?;
         throttler.cast(ThrottlerMsg::Reset)?;
+        let per_embedder = Load {
+            texts: context.config.batch_texts * BATCHES_IN_HAND,
+            tokens: context.config.batch_tokens * BATCHES_IN_HAND,
+        };
+        let most = Load {
+            texts: per_embedder.texts * embedders.len(),
+            tokens: per_embedder.tokens * embedders.len(),
+        };
+        let room = Room::new(most, context.model.max_tokens);
         Ok(DispatcherState {
             worker: Worker { context, throttler, keeper: Arc::new(keeper) },
             embedders,
             schedule,
-            in_hand: 0,
+            room,
+            done: Vec::new(),
+            is_storing: false,
             looking: Looking::No,
             drained: None,
             is_draining: false,
@@ -303,9 +344,15 @@ impl Actor for Dispatcher {
             DispatcherMsg::Embedded { slot, id, result } => {
                 state.embedded(&myself, slot, id, result);
             }
-            DispatcherMsg::Finished { jobs, again } => {
-                let kept: usize = again.iter().map(|batch| batch.texts.len()).sum();
-                state.in_hand -= jobs - kept;
+            DispatcherMsg::Stored { batches, load } => {
+                state.is_storing = false;
+                state.room.gave(load);
+                (0..batches).for_each(|_| state.schedule.ended());
+                state.store(&myself);
+                state.fill(&myself);
+            }
+            DispatcherMsg::Finished { load, again } => {
+                state.room.gave(load - Load::of(&again));
                 state.schedule.ended();
                 again.into_iter().for_each(|batch| state.schedule.add_first(batch));
                 if state.is_draining {
