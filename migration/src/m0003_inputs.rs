@@ -34,8 +34,12 @@ impl MigrationTrait for Migration {
             let kind = if backend == DbBackend::Sqlite { sqlite } else { postgres };
             db.execute_unprepared(&format!("ALTER TABLE nodes ADD COLUMN {name} {kind}")).await?;
         }
-        let create = "CREATE INDEX IF NOT EXISTS vecmill_nodes_input ON nodes \
-                      (embedding_input_hash) WHERE embedding_input_hash IS NOT NULL";
-        db.execute_unprepared(create).await.map(drop)
+        // Only ever looked at for equality: half as large as a tree, and as cheap to write.
+        let method = if backend == DbBackend::Sqlite { "" } else { "USING hash" };
+        let create = format!(
+            "CREATE INDEX IF NOT EXISTS vecmill_nodes_input ON nodes {method} \
+             (embedding_input_hash) WHERE embedding_input_hash IS NOT NULL"
+        );
+        db.execute_unprepared(&create).await.map(drop)
     }
 }
