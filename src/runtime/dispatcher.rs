@@ -16,9 +16,10 @@ use super::{
     endings,
     finish::{Done, failed, finish},
     leases::LeaseKeeper,
-    prepare::{Prepared, prepare},
+    prepare::{Look, Prepared, look, prepare},
     room::{Load, Room},
     schedule::Schedule,
+    steps::{DispatcherMsg, step},
     throttler::ThrottlerMsg,
     worker::{Held, Worker},
 };
@@ -26,52 +27,12 @@ use crate::{domain::FailureKind, telemetry::Chain};
 
 /// Batches in hand for each Embedder: running, ready, being prepared, being written. More would
 /// make the Embedder no faster, and all of them are before any job that comes now.
-const BATCHES_IN_HAND: usize = 6;
-
-/// What the Dispatcher understands.
-pub enum DispatcherMsg {
-    /// Look for work, if there is room for it.
-    Fill,
-    /// A look into the queue came back.
-    Filled(Prepared),
-    /// There may be work again after a time without.
-    Woken,
-    /// A batch came back from an Embedder.
-    Embedded {
-        /// Which Embedder.
-        slot: usize,
-        /// The number of the batch.
-        id: u64,
-        /// What it brought.
-        result: EmbedResult,
-    },
-    /// Vectors were stored, and their jobs let go.
-    Stored {
-        /// How many batches they were of.
-        batches: usize,
-        /// What was in them.
-        load: Load,
-    },
-    /// The jobs of a batch were let go, but for those of the batches that come back.
-    Finished {
-        /// What they were.
-        load: Load,
-        /// Batches to embed again.
-        again: Vec<Batch>,
-    },
-    /// An Embedder takes batches from now on.
-    EmbedderUp(usize, ActorRef<EmbedderMsg>),
-    /// An Embedder is gone, and why.
-    EmbedderLost(usize, String),
-    /// There is another Throttler.
-    ThrottlerUp(ActorRef<ThrottlerMsg>),
-    /// Take no more work; answer when none is in hand.
-    Drain(RpcReplyPort<()>),
-    /// Give back all work in hand, done or not; answer when that is tried.
-    LetGo(RpcReplyPort<()>),
-    /// A step panicked.
-    StepPanicked,
-}
+const BATCHES_IN_HAND: usize = 8;
+/// Claims that are read and tokenised at once: while one waits for the database, the other is with
+/// the tokenizer.
+const CLAIMS_IN_PREPARATION: usize = 2;
+/// Groups of batches that are stored at once. What comes meanwhile is the next group.
+const GROUPS_BEING_STORED: usize = 2;
 
 /// The actor.
 pub struct Dispatcher;
@@ -95,8 +56,9 @@ pub struct DispatcherState {
     room: Room,
     /// What waits to be stored, while other vectors are; that is all that it waits for.
     done: Vec<Done>,
-    is_storing: bool,
+    storing: usize,
     looking: Looking,
+    preparing: usize,
     drained: Option<RpcReplyPort<()>>,
     is_draining: bool,
 }
@@ -112,28 +74,30 @@ enum Looking {
 impl DispatcherState {
     /// Starts a look into the queue, if there is room.
     fn fill(&mut self, myself: &ActorRef<DispatcherMsg>) {
-        if self.is_draining || self.looking != Looking::No {
+        let is_busy = self.looking != Looking::No || self.preparing >= CLAIMS_IN_PREPARATION;
+        if self.is_draining || is_busy {
             return;
         }
         let Some(wanted) = self.room.wanted() else { return };
         self.looking = Looking::Claiming;
         let worker = self.worker.clone();
-        step(myself, async move { DispatcherMsg::Filled(prepare(&worker, wanted).await) });
+        step(myself, async move { DispatcherMsg::Looked(look(&worker, wanted).await) });
     }
 
-    fn filled(&mut self, myself: &ActorRef<DispatcherMsg>, prepared: Prepared) {
+    fn looked(&mut self, myself: &ActorRef<DispatcherMsg>, look: Look) {
         self.looking = Looking::No;
-        let known = Done::Known(prepared.known);
-        self.room.took(Load::of(&prepared.batches) + known.load());
-        prepared.batches.into_iter().for_each(|batch| self.schedule.add(batch));
-        if known.load() != Load::default() {
-            self.schedule.ending();
-            self.done.push(known);
-            self.store(myself);
+        if !look.claimed.is_empty() {
+            self.preparing += 1;
+            let estimate = self.room.claimed(look.claimed.len());
+            let worker = self.worker.clone();
+            step(myself, async move {
+                let prepared = prepare(&worker, look.claimed).await;
+                DispatcherMsg::Prepared { estimate, prepared }
+            });
         }
         if self.is_draining {
             self.hand_back_ready(myself);
-        } else if prepared.is_idle {
+        } else if look.is_idle {
             self.looking = Looking::Waiting;
             let context = Arc::clone(&self.worker.context);
             step(myself, async move {
@@ -144,6 +108,23 @@ impl DispatcherState {
                 }
                 DispatcherMsg::Woken
             });
+        } else {
+            self.fill(myself);
+        }
+    }
+
+    fn prepared(&mut self, myself: &ActorRef<DispatcherMsg>, estimate: Load, prepared: Prepared) {
+        self.preparing -= 1;
+        let known = Done::Known(prepared.known);
+        self.room.took(estimate, Load::of(&prepared.batches) + known.load());
+        prepared.batches.into_iter().for_each(|batch| self.schedule.add(batch));
+        if known.load() != Load::default() {
+            self.schedule.ending();
+            self.done.push(known);
+            self.store(myself);
+        }
+        if self.is_draining {
+            self.hand_back_ready(myself);
         } else {
             self.fill(myself);
         }
@@ -196,12 +177,12 @@ impl DispatcherState {
         }
     }
 
-    /// Stores what waits for it, unless something is just being stored.
+    /// Stores what waits for it, unless enough is just being stored.
     fn store(&mut self, myself: &ActorRef<DispatcherMsg>) {
-        if self.is_storing || self.done.is_empty() {
+        if self.storing >= GROUPS_BEING_STORED || self.done.is_empty() {
             return;
         }
-        self.is_storing = true;
+        self.storing += 1;
         let done = std::mem::take(&mut self.done);
         let (worker, batches) = (self.worker.clone(), done.len());
         let load = done.iter().map(Done::load).fold(Load::default(), |all, load| all + load);
@@ -248,7 +229,7 @@ impl DispatcherState {
     /// Gives back what no Embedder has begun. What a claim under way brings comes later in the
     /// queue and must be given back with it, or it would be put before it.
     fn hand_back_ready(&mut self, myself: &ActorRef<DispatcherMsg>) {
-        if self.looking == Looking::Claiming {
+        if self.looking == Looking::Claiming || self.preparing > 0 {
             return;
         }
         let batches = self.schedule.take_ready();
@@ -272,20 +253,6 @@ impl DispatcherState {
             let _ = reply.send(());
         }
     }
-}
-
-/// Runs a step as a task; its message comes back, or that it panicked.
-fn step(
-    myself: &ActorRef<DispatcherMsg>,
-    future: impl Future<Output = DispatcherMsg> + Send + 'static,
-) {
-    let myself = myself.clone();
-    let task = tokio::spawn(future.in_current_span());
-    tokio::spawn(async move {
-        let message = task.await.unwrap_or(DispatcherMsg::StepPanicked);
-        // A Dispatcher that is gone has let go of its leases.
-        let _ = myself.cast(message);
-    });
 }
 
 impl Actor for Dispatcher {
@@ -321,8 +288,9 @@ impl Actor for Dispatcher {
             schedule,
             room,
             done: Vec::new(),
-            is_storing: false,
+            storing: 0,
             looking: Looking::No,
+            preparing: 0,
             drained: None,
             is_draining: false,
         })
@@ -336,7 +304,10 @@ impl Actor for Dispatcher {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             DispatcherMsg::Fill => state.fill(&myself),
-            DispatcherMsg::Filled(prepared) => state.filled(&myself, prepared),
+            DispatcherMsg::Looked(look) => state.looked(&myself, look),
+            DispatcherMsg::Prepared { estimate, prepared } => {
+                state.prepared(&myself, estimate, prepared);
+            }
             DispatcherMsg::Woken => {
                 state.looking = Looking::No;
                 state.fill(&myself);
@@ -345,7 +316,7 @@ impl Actor for Dispatcher {
                 state.embedded(&myself, slot, id, result);
             }
             DispatcherMsg::Stored { batches, load } => {
-                state.is_storing = false;
+                state.storing -= 1;
                 state.room.gave(load);
                 (0..batches).for_each(|_| state.schedule.ended());
                 state.store(&myself);

@@ -20,6 +20,7 @@ mod restart;
 mod retry_scheduler;
 mod room;
 mod schedule;
+mod steps;
 mod supervisor;
 mod sweep;
 mod throttler;

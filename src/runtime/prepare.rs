@@ -28,22 +28,28 @@ use crate::{
 
 /// What one look into the queue brought.
 #[derive(Default)]
+pub struct Look {
+    /// Entries taken from it.
+    pub claimed: Vec<Claimed>,
+    /// Whether nothing was found, so that it is time to wait.
+    pub is_idle: bool,
+}
+
+/// What became of claimed entries that are not ended and not back in the queue.
+#[derive(Default)]
 pub struct Prepared {
     /// Batches to embed.
     pub batches: Vec<Batch>,
     /// Texts that have a vector without a model.
     pub known: Vec<(Text, Vec<f32>)>,
-    /// Whether nothing was found, so that it is time to wait.
-    pub is_idle: bool,
 }
 
 /// A pause before waiting for jobs when those of some tenants may not be claimed: the queue may
 /// hold only such jobs, and then waiting for it does not wait.
 const BLOCKED_PAUSE: Duration = Duration::from_millis(50);
 
-/// Looks whether it may claim, claims up to `wanted` jobs, and makes batches of them. Every
-/// claimed job is in a batch, ended, or back in the queue afterwards.
-pub async fn prepare(worker: &Worker, wanted: usize) -> Prepared {
+/// Looks whether it may claim, and claims up to `wanted` entries.
+pub async fn look(worker: &Worker, wanted: usize) -> Look {
     let limits = match ractor::call!(worker.throttler, ThrottlerMsg::Ask) {
         Ok(Permit::Claim(limits)) => limits,
         Ok(Permit::Pause(pause, limits)) => {
@@ -52,14 +58,14 @@ pub async fn prepare(worker: &Worker, wanted: usize) -> Prepared {
             // that succeeds ends the pauses.
             if !stores_answer(worker).await {
                 worker.tell(ThrottlerMsg::Down);
-                return Prepared::default();
+                return Look::default();
             }
             limits
         }
         Err(_) => {
             // The Throttler is being restarted.
             tokio::time::sleep(worker.context.config.poll_interval).await;
-            return Prepared::default();
+            return Look::default();
         }
     };
     let config = &worker.context.config;
@@ -68,7 +74,7 @@ pub async fn prepare(worker: &Worker, wanted: usize) -> Prepared {
         Err(error) => {
             warn!(error = %Chain(&error), "cannot claim");
             worker.tell(ThrottlerMsg::Down);
-            return Prepared::default();
+            return Look::default();
         }
     };
     if claimed.is_empty() {
@@ -76,7 +82,7 @@ pub async fn prepare(worker: &Worker, wanted: usize) -> Prepared {
         if limits.is_some() {
             tokio::time::sleep(config.poll_interval.min(BLOCKED_PAUSE)).await;
         }
-        return Prepared { is_idle: true, ..Prepared::default() };
+        return Look { claimed, is_idle: true };
     }
     metrics::jobs_claimed(claimed.len());
     worker.keeper.hold(
@@ -86,7 +92,13 @@ pub async fn prepare(worker: &Worker, wanted: usize) -> Prepared {
     );
     let decoded = claimed.iter().filter_map(|claimed| claimed.job.as_ref().ok());
     worker.tell(ThrottlerMsg::Took(count_tenants(decoded)));
+    Look { claimed, is_idle: false }
+}
 
+/// Makes batches of claimed entries. Each is in a batch, known, ended, or back in the queue
+/// afterwards.
+pub async fn prepare(worker: &Worker, claimed: Vec<Claimed>) -> Prepared {
+    let config = &worker.context.config;
     let jobs = bury_undecodable(worker, claimed).await;
     let (jobs, rows) = read_rows(worker, jobs).await;
     let sources = select_texts(worker, jobs, rows).await;
@@ -94,7 +106,7 @@ pub async fn prepare(worker: &Worker, wanted: usize) -> Prepared {
     let (texts, known) = cache::find(worker, texts).await;
     let cost = cost_of(&worker.context.model);
     let batches = into_batches(texts, cost, config.batch_tokens, config.batch_texts);
-    Prepared { batches, known, is_idle: false }
+    Prepared { batches, known }
 }
 
 async fn stores_answer(worker: &Worker) -> bool {

@@ -65,10 +65,17 @@ impl Room {
         self.in_hand.texts == 0
     }
 
-    /// What a claim brought is in hand. Expectations rise at once and fall slowly, because too
-    /// little at once does less harm than too much.
-    pub fn took(&mut self, load: Load) {
-        self.in_hand = self.in_hand + load;
+    /// So many texts were claimed. Answers what they are taken for until they are read.
+    pub fn claimed(&mut self, texts: usize) -> Load {
+        let estimate = Load { texts, tokens: texts * self.expected };
+        self.in_hand = self.in_hand + estimate;
+        estimate
+    }
+
+    /// What a claim brought was read, and is in hand. Expectations rise at once and fall slowly,
+    /// because too little at once does less harm than too much.
+    pub fn took(&mut self, estimate: Load, load: Load) {
+        self.in_hand = self.in_hand - estimate + load;
         if load.texts > 0 {
             let seen = load.tokens.div_ceil(load.texts).max(1);
             self.expected = seen.max(usize::midpoint(seen, self.expected));
@@ -103,7 +110,8 @@ mod tests {
     /// Claims until there is no room; all texts are of one length. Answers what is in hand.
     fn filled(room: &mut Room, length: usize) -> Load {
         while let Some(texts) = room.wanted() {
-            room.took(Load { texts, tokens: texts * length });
+            let estimate = room.claimed(texts);
+            room.took(estimate, Load { texts, tokens: texts * length });
         }
         room.in_hand
     }
@@ -123,7 +131,8 @@ mod tests {
         let short = filled(&mut room, 8);
         room.gave(short);
         let claim = room.wanted().unwrap();
-        room.took(Load { texts: claim, tokens: claim * 256 });
+        let estimate = room.claimed(claim);
+        room.took(estimate, Load { texts: claim, tokens: claim * 256 });
         room.gave(room.in_hand);
         assert!(room.wanted().unwrap() * 256 <= MOST.tokens / 2);
     }
@@ -131,7 +140,9 @@ mod tests {
     #[test]
     fn one_text_in_hand_does_not_keep_others_waiting() {
         let mut room = Room::new(MOST, 256);
-        room.took(Load { texts: 1, tokens: 256 });
+        let estimate = room.claimed(1);
+        assert!(room.wanted().is_some(), "while it is read");
+        room.took(estimate, Load { texts: 1, tokens: 256 });
         assert!(room.wanted().is_some());
     }
 
@@ -147,7 +158,8 @@ mod tests {
                 prop_assert!(room.wanted().is_some(), "nothing is in hand");
                 let claim = room.wanted().unwrap_or(1);
                 prop_assert!(claim <= texts.div_ceil(2).max(1));
-                room.took(Load { texts: claim, tokens: claim * length });
+                let estimate = room.claimed(claim);
+                room.took(estimate, Load { texts: claim, tokens: claim * length });
                 let in_hand = room.in_hand;
                 room.gave(in_hand);
                 prop_assert!(room.is_empty());
