@@ -42,7 +42,7 @@ pub async fn tokenise(worker: &Worker, sources: Vec<Source>) -> Vec<Text> {
                 text,
                 encoding,
             }),
-            Err(error) => Err(((lease, job), error)),
+            Err(error) => Err(Box::new(((lease, job), error))),
         }
     })
     .await;
@@ -50,7 +50,8 @@ pub async fn tokenise(worker: &Worker, sources: Vec<Source>) -> Vec<Text> {
     for result in tokenised {
         match result {
             Ok(text) => texts.push(text),
-            Err((held, error)) => {
+            Err(refused) => {
+                let (held, error) = *refused;
                 let reason = error.to_string();
                 endings::fail(worker, vec![held], error.kind(), &reason).await;
             }
