@@ -14,6 +14,7 @@ use std::{
 use common::{TestApp, TestPostgres, TestRedis, connect, cosine, faulty_model, vector_of};
 use sea_orm::ConnectionTrait;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use vecmill::{app::Role, inference::Model};
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -143,6 +144,26 @@ async fn a_vector_of_another_program_is_not_taken_for_ours() {
     // Our columns stay as they are; the vector is one of length 1, but of another text.
     let other: String = (0..384).map(|i| if i == 0 { "0000803f" } else { "00000000" }).collect();
     db.execute_unprepared(&format!("UPDATE nodes SET embedding = x'{other}'")).await.unwrap();
+    counted.embed("acme", &["text"]).await;
+    assert_eq!(counted.embedded(), 1);
+    counted.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vector_that_could_not_be_stored_today_is_embedded_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let counted = Counted::start(&dir, &[]).await;
+    counted.embed("acme", &["text"]).await;
+    counted.embedded();
+    let db = connect(&format!("sqlite://{}/vecmill.db", dir.path().display()), 1).await.unwrap();
+    // One of length 0, with a checksum that fits.
+    let digest = Sha256::digest([0; 384 * 4]);
+    let checksum = i64::from_be_bytes(std::array::from_fn(|i| digest[i]));
+    db.execute_unprepared(&format!(
+        "UPDATE nodes SET embedding = zeroblob(1536), embedding_checksum = {checksum}"
+    ))
+    .await
+    .unwrap();
     counted.embed("acme", &["text"]).await;
     assert_eq!(counted.embedded(), 1);
     counted.app.stop().await;
