@@ -156,7 +156,7 @@ impl App {
             let model = model.ok_or_else(|| anyhow!("EMBEDDING_ASYNC=false needs a model"))?;
             let (fatal, inline_failure) = watch::channel(None);
             self.inline_failure = Some(inline_failure);
-            Mode::Inline(InlineEmbedder::start(model, worker, fatal)?)
+            Mode::Inline(Box::new(InlineEmbedder::start(model, worker, fatal)?))
         };
         if let Some(listener) = listener {
             let runtime = Runtime::new(store, mode, retry_after);

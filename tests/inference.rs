@@ -119,7 +119,7 @@ async fn golden_texts_get_their_token_counts_and_vectors() {
     for kernel in kernels() {
         let model = mini_lm_with(Dtype::Auto, kernel).await;
         let mut minimum = f64::INFINITY;
-        for indices in batch::plan(&counts, 2048, 32) {
+        for indices in batch::plan(&counts, batch::Cost::Padded, 2048, 32) {
             let texts: Vec<Encoding> = indices.iter().map(|&i| encodings[i].clone()).collect();
             for (vector, &i) in model.backend.embed(&texts).unwrap().iter().zip(&indices) {
                 assert!((vector.iter().map(|x| x * x).sum::<f32>() - 1.0).abs() < 1e-5, "length");

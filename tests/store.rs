@@ -5,6 +5,8 @@ mod common;
 #[path = "store/support.rs"]
 mod support;
 
+#[path = "store/cache.rs"]
+mod cache;
 #[path = "store/edit.rs"]
 mod edit;
 #[path = "store/migrations.rs"]

@@ -114,12 +114,7 @@ impl<S: Simd> Engine<S> {
     }
 
     /// Embeds the shards one after another, each on all threads.
-    fn together(
-        &self,
-        batch: &[&[u32]],
-        shards: &Shards,
-        workspace: &mut Workspace<S>,
-    ) -> Vectors {
+    fn together(&self, batch: &[&[u32]], shards: &Shards, workspace: &mut Workspace<S>) -> Vectors {
         let mut lead = |team: &Team<'_>| {
             shards.iter().flat_map(|shard| self.shard(team, batch, shard, workspace)).collect()
         };

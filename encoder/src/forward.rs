@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
+use crate::architecture::Activation;
 use crate::kernels::{
     AddTo, Gelu, Heads, LayerNorm, Matrix, Packed, Relu, Scratches, Simd, Store, Team, attention,
     layer_norm, matmul,
 };
-use crate::architecture::Activation;
 
 /// The tables that turn tokens into vectors, tokens × components and positions × components.
 pub(crate) struct Embeddings {

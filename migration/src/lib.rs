@@ -3,6 +3,7 @@
 
 mod m0001_nodes;
 mod m0002_stale;
+mod m0003_inputs;
 
 use sea_orm_migration::{MigratorTraitSelf, prelude::*, sea_orm::DatabaseTransaction};
 
@@ -18,6 +19,7 @@ impl MigratorTraitSelf for Migrator {
         vec![
             Box::new(m0001_nodes::Migration { dimension: self.dimension }),
             Box::new(m0002_stale::Migration),
+            Box::new(m0003_inputs::Migration),
         ]
     }
 

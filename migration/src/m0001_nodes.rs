@@ -93,7 +93,7 @@ impl Migration {
 }
 
 /// The columns that table `nodes` has; none if there is no such table.
-async fn columns_of_nodes(
+pub(crate) async fn columns_of_nodes(
     db: &impl ConnectionTrait,
     backend: DbBackend,
 ) -> Result<HashSet<String>, DbErr> {

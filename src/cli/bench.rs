@@ -182,7 +182,7 @@ async fn verify(
         let encodings = inference::encode_all(reference.encoder.as_ref(), &texts)?;
         let lengths: Vec<usize> = encodings.iter().map(|text| text.ids.len()).collect();
         let mut vectors = vec![Vec::new(); texts.len()];
-        for numbers in batch::plan(&lengths, 4096, 64) {
+        for numbers in batch::plan(&lengths, batch::Cost::Padded, 4096, 64) {
             let batch: Vec<Encoding> = numbers.iter().map(|&at| encodings[at].clone()).collect();
             for (number, vector) in numbers.into_iter().zip(reference.backend.embed(&batch)?) {
                 vectors[number] = vector;

@@ -19,8 +19,12 @@ use super::{
     sender::{Refusal, Sender},
 };
 
-/// How often `--wait` looks.
-const POLL_INTERVAL: Duration = Duration::from_millis(500);
+/// `--wait` looks this often when the answer comes at once, and at least as often as the longest.
+const SHORTEST_POLL: Duration = Duration::from_millis(25);
+const LONGEST_POLL: Duration = Duration::from_millis(500);
+/// How much longer than the answer took it pauses: counting a large table costs the server
+/// something, which the embedding needs more.
+const POLL_FACTOR: u32 = 20;
 
 /// What to send, and how.
 #[derive(Debug, Args)]
@@ -154,6 +158,7 @@ async fn wait(
     let bar = bar(accepted, "embedding {wide_bar} {pos}/{len} {per_sec}, {eta} left")?;
     let mut last_answer = Instant::now();
     loop {
+        let asked = Instant::now();
         match client.status(tenant).await {
             Ok(status) => {
                 last_answer = Instant::now();
@@ -168,7 +173,8 @@ async fn wait(
             Err(error) if ClientError::is_outage(&error) && last_answer.elapsed() < patience => {}
             Err(error) => return Err(error.into()),
         }
-        tokio::time::sleep(POLL_INTERVAL).await;
+        let pause = (asked.elapsed() * POLL_FACTOR).clamp(SHORTEST_POLL, LONGEST_POLL);
+        tokio::time::sleep(pause).await;
     }
 }
 

@@ -86,6 +86,8 @@ pub struct WorkerConfig {
     pub batch_texts: usize,
     /// The longest that a model may take for a batch, before it is given up.
     pub batch_timeout: Duration,
+    /// Whether texts that were embedded before take their vector from the database.
+    pub cache: bool,
     /// Embedders.
     pub replicas: usize,
     /// When failed jobs are tried again.

@@ -72,6 +72,9 @@ pub struct Settings {
         value_name = "SECONDS"
     )]
     embedding_batch_timeout_seconds: String,
+    /// Take the vectors of texts that were embedded before from the database
+    #[arg(long, env = "EMBEDDING_CACHE", default_value = "true", value_name = "BOOL")]
+    embedding_cache: String,
     /// Attempts before a job is failed for good
     #[arg(long, env = "EMBEDDING_MAX_ATTEMPTS", default_value = "5", value_name = "N")]
     embedding_max_attempts: String,
@@ -186,6 +189,7 @@ impl Settings {
                     seconds,
                     0.1..=86_400.0
                 ),
+                cache: check!(self.embedding_cache, boolean),
                 replicas: check!(self.embedding_replicas, integer, 1..=64) as usize,
                 retry: RetryPolicy {
                     max_attempts: check!(self.embedding_max_attempts, integer, 1..=1000) as u32,
@@ -315,6 +319,7 @@ mod tests {
             ("EMBEDDING_ASYNC", "maybe"),
             ("EMBEDDING_QUEUE_MAX_DEPTH", "-1"),
             ("NODE_BATCH_MAX", "0"),
+            ("EMBEDDING_CACHE", "redis"),
             ("EMBEDDING_BACKEND", "onnx"),
             ("EMBEDDING_DEVICE", "tpu"),
             ("EMBEDDING_DTYPE", "f16"),

@@ -48,6 +48,12 @@ pub trait EmbeddingBackend: Send + Sync {
     /// Components of each vector.
     fn dimension(&self) -> usize;
 
+    /// Whether a batch costs as many tokens as its longest text times its texts; otherwise it
+    /// costs the tokens of its texts together.
+    fn pads_batches(&self) -> bool {
+        false
+    }
+
     /// Embeds the texts of a batch together.
     fn embed(&self, batch: &[Encoding]) -> Result<Vec<Vec<f32>>, EmbedError>;
 }

@@ -49,8 +49,7 @@ impl CandleBackend {
             Family::Bert => Model::Bert(BertModel::load(weights, &parse(config)?)?),
             Family::Roberta => {
                 let name = "roberta";
-                let is_below =
-                    weights.contains_tensor("roberta.embeddings.word_embeddings.weight");
+                let is_below = weights.contains_tensor("roberta.embeddings.word_embeddings.weight");
                 let weights = if is_below { weights.pp(name) } else { weights };
                 let mut config = config.clone();
                 // Newer checkpoints leave the only kind out.
@@ -88,6 +87,10 @@ impl CandleBackend {
 impl EmbeddingBackend for CandleBackend {
     fn dimension(&self) -> usize {
         self.architecture.hidden
+    }
+
+    fn pads_batches(&self) -> bool {
+        true
     }
 
     fn embed(&self, batch: &[Encoding]) -> std::result::Result<Vec<Vec<f32>>, EmbedError> {

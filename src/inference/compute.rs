@@ -18,12 +18,7 @@ pub struct ComputeConfig {
 impl ComputeConfig {
     /// What there is: the fastest.
     pub fn auto() -> Self {
-        Self {
-            device: "auto".to_owned(),
-            dtype: Dtype::Auto,
-            kernel: Kernel::Auto,
-            threads: 0,
-        }
+        Self { device: "auto".to_owned(), dtype: Dtype::Auto, kernel: Kernel::Auto, threads: 0 }
     }
 
     /// Threads that compute on a CPU.

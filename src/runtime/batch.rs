@@ -1,7 +1,9 @@
 //! Jobs on their way through a worker.
 
+use std::collections::HashMap;
+
 use super::worker::Held;
-use crate::{domain::Job, inference::Encoding, queue::Lease};
+use crate::{domain::Job, inference::Encoding, queue::Lease, store::InputHash};
 
 /// A claimed job with the text it stands for.
 #[derive(Debug, Clone)]
@@ -14,6 +16,8 @@ pub struct Text {
     pub text: String,
     /// Identifies text, model and revision.
     pub source_hash: String,
+    /// Identifies what the model sees, and the model; `None` without a cache.
+    pub input_hash: Option<InputHash>,
     /// What the model sees.
     pub encoding: Encoding,
 }
@@ -44,6 +48,33 @@ impl Batch {
     /// Tokens of all texts together.
     pub fn tokens(&self) -> usize {
         self.texts.iter().map(|text| text.encoding.ids.len()).sum()
+    }
+
+    /// Which of the inputs that differ each text is, in the order of the texts.
+    pub fn inputs(&self) -> Vec<usize> {
+        let (mut places, mut inputs) = (HashMap::new(), 0);
+        let mut next = || {
+            inputs += 1;
+            inputs - 1
+        };
+        self.texts
+            .iter()
+            .map(|text| match text.input_hash {
+                Some(hash) => *places.entry(hash).or_insert_with(&mut next),
+                None => next(),
+            })
+            .collect()
+    }
+
+    /// A text for each of the inputs that differ: what the model is to see.
+    pub fn distinct(&self) -> Vec<&Text> {
+        let mut distinct = Vec::with_capacity(self.texts.len());
+        for (text, input) in self.texts.iter().zip(self.inputs()) {
+            if input == distinct.len() {
+                distinct.push(text);
+            }
+        }
+        distinct
     }
 
     /// Two halves; the way to find the text at fault in a batch that failed. A batch of one

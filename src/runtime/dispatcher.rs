@@ -14,55 +14,25 @@ use super::{
     context::Context,
     embedder::{EmbedResult, EmbedderMsg},
     endings,
-    finish::finish,
+    finish::{Done, failed, finish},
     leases::LeaseKeeper,
-    prepare::{Prepared, prepare},
+    prepare::{Look, Prepared, look, prepare},
+    room::{Load, Room},
     schedule::Schedule,
+    steps::{DispatcherMsg, step},
     throttler::ThrottlerMsg,
     worker::{Held, Worker},
 };
 use crate::{domain::FailureKind, telemetry::Chain};
 
-/// Batches in hand for each Embedder: running, ready, being prepared, being written.
+/// Batches in hand for each Embedder: running, ready, being prepared, being written. More would
+/// make the Embedder no faster, and all of them are before any job that comes now.
 const BATCHES_IN_HAND: usize = 8;
-
-/// What the Dispatcher understands.
-pub enum DispatcherMsg {
-    /// Look for work, if there is room for it.
-    Fill,
-    /// A look into the queue came back.
-    Filled(Prepared),
-    /// There may be work again after a time without.
-    Woken,
-    /// A batch came back from an Embedder.
-    Embedded {
-        /// Which Embedder.
-        slot: usize,
-        /// The number of the batch.
-        id: u64,
-        /// What it brought.
-        result: EmbedResult,
-    },
-    /// The jobs of a batch were let go, but for those of the batches that come back.
-    Finished {
-        /// Jobs of the batch.
-        jobs: usize,
-        /// Batches to embed again.
-        again: Vec<Batch>,
-    },
-    /// An Embedder takes batches from now on.
-    EmbedderUp(usize, ActorRef<EmbedderMsg>),
-    /// An Embedder is gone, and why.
-    EmbedderLost(usize, String),
-    /// There is another Throttler.
-    ThrottlerUp(ActorRef<ThrottlerMsg>),
-    /// Take no more work; answer when none is in hand.
-    Drain(RpcReplyPort<()>),
-    /// Give back all work in hand, done or not; answer when that is tried.
-    LetGo(RpcReplyPort<()>),
-    /// A step panicked.
-    StepPanicked,
-}
+/// Claims that are read and tokenised at once: while one waits for the database, the other is with
+/// the tokenizer.
+const CLAIMS_IN_PREPARATION: usize = 2;
+/// Groups of batches that are stored at once. What comes meanwhile is the next group.
+const GROUPS_BEING_STORED: usize = 2;
 
 /// The actor.
 pub struct Dispatcher;
@@ -82,9 +52,13 @@ pub struct DispatcherState {
     worker: Worker,
     embedders: Vec<Option<ActorRef<EmbedderMsg>>>,
     schedule: Schedule,
-    /// Jobs in batches, wherever these are.
-    in_hand: usize,
+    /// What is in batches, wherever these are.
+    room: Room,
+    /// What waits to be stored, while other vectors are; that is all that it waits for.
+    done: Vec<Done>,
+    storing: usize,
     looking: Looking,
+    preparing: usize,
     drained: Option<RpcReplyPort<()>>,
     is_draining: bool,
 }
@@ -98,33 +72,32 @@ enum Looking {
 }
 
 impl DispatcherState {
-    fn capacity(&self) -> usize {
-        self.embedders.len() * self.worker.context.config.batch_texts * BATCHES_IN_HAND
-    }
-
-    /// Starts a look into the queue. Half the capacity at once makes batches of like length
-    /// likely; when idle, whatever there is will do.
+    /// Starts a look into the queue, if there is room.
     fn fill(&mut self, myself: &ActorRef<DispatcherMsg>) {
-        let room = self.capacity().saturating_sub(self.in_hand);
-        let worth_it = self.in_hand == 0 || room >= self.capacity() / 2;
-        if self.is_draining || self.looking != Looking::No || !worth_it {
+        let is_busy = self.looking != Looking::No || self.preparing >= CLAIMS_IN_PREPARATION;
+        if self.is_draining || is_busy {
             return;
         }
+        let Some(wanted) = self.room.wanted() else { return };
         self.looking = Looking::Claiming;
         let worker = self.worker.clone();
-        let wanted = room.min(self.capacity() / 2).max(1);
-        step(myself, async move { DispatcherMsg::Filled(prepare(&worker, wanted).await) });
+        step(myself, async move { DispatcherMsg::Looked(look(&worker, wanted).await) });
     }
 
-    fn filled(&mut self, myself: &ActorRef<DispatcherMsg>, prepared: Prepared) {
+    fn looked(&mut self, myself: &ActorRef<DispatcherMsg>, look: Look) {
         self.looking = Looking::No;
-        for batch in prepared.batches {
-            self.in_hand += batch.texts.len();
-            self.schedule.add(batch);
+        if !look.claimed.is_empty() {
+            self.preparing += 1;
+            let estimate = self.room.claimed(look.claimed.len());
+            let worker = self.worker.clone();
+            step(myself, async move {
+                let prepared = prepare(&worker, look.claimed).await;
+                DispatcherMsg::Prepared { estimate, prepared }
+            });
         }
         if self.is_draining {
             self.hand_back_ready(myself);
-        } else if prepared.is_idle {
+        } else if look.is_idle {
             self.looking = Looking::Waiting;
             let context = Arc::clone(&self.worker.context);
             step(myself, async move {
@@ -140,11 +113,28 @@ impl DispatcherState {
         }
     }
 
+    fn prepared(&mut self, myself: &ActorRef<DispatcherMsg>, estimate: Load, prepared: Prepared) {
+        self.preparing -= 1;
+        let known = Done::Known(prepared.known);
+        self.room.took(estimate, Load::of(&prepared.batches) + known.load());
+        prepared.batches.into_iter().for_each(|batch| self.schedule.add(batch));
+        if known.load() != Load::default() {
+            self.schedule.ending();
+            self.done.push(known);
+            self.store(myself);
+        }
+        if self.is_draining {
+            self.hand_back_ready(myself);
+        } else {
+            self.fill(myself);
+        }
+    }
+
     /// Gives batches to Embedders that have room.
     fn dispatch(&mut self, myself: &ActorRef<DispatcherMsg>) {
         while let Some(assignment) = self.schedule.assign() {
             let Some(embedder) = self.embedders[assignment.slot].clone() else { continue };
-            let texts = &assignment.batch.texts;
+            let texts = assignment.batch.distinct();
             let leases = assignment.batch.leases();
             let encodings = texts.iter().map(|text| text.encoding.clone()).collect();
             let message =
@@ -173,9 +163,33 @@ impl DispatcherState {
         result: EmbedResult,
     ) {
         let Some(batch) = self.schedule.done(slot, id) else { return };
-        let (worker, jobs) = (self.worker.clone(), batch.texts.len());
         self.clear(&batch);
-        self.end(myself, jobs, async move { finish(&worker, batch, result).await });
+        match result.vectors {
+            Ok(vectors) => {
+                self.schedule.ending();
+                self.done.push(Done::Batch { batch, vectors, took: result.took });
+                self.store(myself);
+            }
+            Err(error) => {
+                let (worker, load) = (self.worker.clone(), Load::of([&batch]));
+                self.end(myself, load, async move { failed(&worker, batch, &error).await });
+            }
+        }
+    }
+
+    /// Stores what waits for it, unless enough is just being stored.
+    fn store(&mut self, myself: &ActorRef<DispatcherMsg>) {
+        if self.storing >= GROUPS_BEING_STORED || self.done.is_empty() {
+            return;
+        }
+        self.storing += 1;
+        let done = std::mem::take(&mut self.done);
+        let (worker, batches) = (self.worker.clone(), done.len());
+        let load = done.iter().map(Done::load).fold(Load::default(), |all, load| all + load);
+        step(myself, async move {
+            finish(&worker, done).await;
+            DispatcherMsg::Stored { batches, load }
+        });
     }
 
     /// Notes that a model is done with a batch, beside the storing of its vectors.
@@ -190,23 +204,23 @@ impl DispatcherState {
         });
     }
 
-    /// Runs the step that ends so many jobs; it answers the batches to embed again.
+    /// Runs the step that ends so much; it answers the batches to embed again.
     fn end(
         &mut self,
         myself: &ActorRef<DispatcherMsg>,
-        jobs: usize,
+        load: Load,
         ending: impl Future<Output = Vec<Batch>> + Send + 'static,
     ) {
         self.schedule.ending();
-        step(myself, async move { DispatcherMsg::Finished { jobs, again: ending.await } });
+        step(myself, async move { DispatcherMsg::Finished { load, again: ending.await } });
     }
 
     /// Ends the job of a text that brought an Embedder down while it was alone with it.
     fn fail(&mut self, myself: &ActorRef<DispatcherMsg>, batch: Batch, reason: &str) {
-        let worker = self.worker.clone();
+        let (worker, load) = (self.worker.clone(), Load::of([&batch]));
         let jobs: Vec<Held> = batch.texts.into_iter().map(Text::into_held).collect();
         let reason = format!("{reason} on this text");
-        self.end(myself, jobs.len(), async move {
+        self.end(myself, load, async move {
             endings::fail(&worker, jobs, FailureKind::Permanent, &reason).await;
             Vec::new()
         });
@@ -215,47 +229,30 @@ impl DispatcherState {
     /// Gives back what no Embedder has begun. What a claim under way brings comes later in the
     /// queue and must be given back with it, or it would be put before it.
     fn hand_back_ready(&mut self, myself: &ActorRef<DispatcherMsg>) {
-        if self.looking == Looking::Claiming {
+        if self.looking == Looking::Claiming || self.preparing > 0 {
             return;
         }
-        let jobs: Vec<Held> = self
-            .schedule
-            .take_ready()
-            .into_iter()
-            .flat_map(|batch| batch.texts)
-            .map(Text::into_held)
-            .collect();
-        if jobs.is_empty() {
+        let batches = self.schedule.take_ready();
+        if batches.is_empty() {
             return;
         }
-        let worker = self.worker.clone();
-        self.end(myself, jobs.len(), async move {
+        let (worker, load) = (self.worker.clone(), Load::of(&batches));
+        let jobs: Vec<Held> =
+            batches.into_iter().flat_map(|batch| batch.texts).map(Text::into_held).collect();
+        self.end(myself, load, async move {
             worker.hand_back(&jobs).await;
             Vec::new()
         });
     }
 
     fn report_when_drained(&mut self) {
-        let is_drained = self.is_draining && self.in_hand == 0 && self.looking != Looking::Claiming;
+        let is_drained =
+            self.is_draining && self.room.is_empty() && self.looking != Looking::Claiming;
         if let Some(reply) = self.drained.take_if(|_| is_drained) {
             // Whoever waited may have lost patience.
             let _ = reply.send(());
         }
     }
-}
-
-/// Runs a step as a task; its message comes back, or that it panicked.
-fn step(
-    myself: &ActorRef<DispatcherMsg>,
-    future: impl Future<Output = DispatcherMsg> + Send + 'static,
-) {
-    let myself = myself.clone();
-    let task = tokio::spawn(future.in_current_span());
-    tokio::spawn(async move {
-        let message = task.await.unwrap_or(DispatcherMsg::StepPanicked);
-        // A Dispatcher that is gone has let go of its leases.
-        let _ = myself.cast(message);
-    });
 }
 
 impl Actor for Dispatcher {
@@ -276,12 +273,24 @@ impl Actor for Dispatcher {
         let keeper = LeaseKeeper::start(Arc::clone(&context.queue), context.config.lease);
         myself.cast(DispatcherMsg::Fill)?;
         throttler.cast(ThrottlerMsg::Reset)?;
+        let per_embedder = Load {
+            texts: context.config.batch_texts * BATCHES_IN_HAND,
+            tokens: context.config.batch_tokens * BATCHES_IN_HAND,
+        };
+        let most = Load {
+            texts: per_embedder.texts * embedders.len(),
+            tokens: per_embedder.tokens * embedders.len(),
+        };
+        let room = Room::new(most, context.model.max_tokens);
         Ok(DispatcherState {
             worker: Worker { context, throttler, keeper: Arc::new(keeper) },
             embedders,
             schedule,
-            in_hand: 0,
+            room,
+            done: Vec::new(),
+            storing: 0,
             looking: Looking::No,
+            preparing: 0,
             drained: None,
             is_draining: false,
         })
@@ -295,7 +304,10 @@ impl Actor for Dispatcher {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             DispatcherMsg::Fill => state.fill(&myself),
-            DispatcherMsg::Filled(prepared) => state.filled(&myself, prepared),
+            DispatcherMsg::Looked(look) => state.looked(&myself, look),
+            DispatcherMsg::Prepared { estimate, prepared } => {
+                state.prepared(&myself, estimate, prepared);
+            }
             DispatcherMsg::Woken => {
                 state.looking = Looking::No;
                 state.fill(&myself);
@@ -303,9 +315,15 @@ impl Actor for Dispatcher {
             DispatcherMsg::Embedded { slot, id, result } => {
                 state.embedded(&myself, slot, id, result);
             }
-            DispatcherMsg::Finished { jobs, again } => {
-                let kept: usize = again.iter().map(|batch| batch.texts.len()).sum();
-                state.in_hand -= jobs - kept;
+            DispatcherMsg::Stored { batches, load } => {
+                state.storing -= 1;
+                state.room.gave(load);
+                (0..batches).for_each(|_| state.schedule.ended());
+                state.store(&myself);
+                state.fill(&myself);
+            }
+            DispatcherMsg::Finished { load, again } => {
+                state.room.gave(load - Load::of(&again));
                 state.schedule.ended();
                 again.into_iter().for_each(|batch| state.schedule.add_first(batch));
                 if state.is_draining {

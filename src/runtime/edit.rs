@@ -118,7 +118,7 @@ async fn edit_inline(
             Patched::NotFound => return Err(RuntimeError::NotFound(id)),
             Patched::Done { tenant_id, status, .. } => return Ok(kept(id, tenant_id, status)),
             Patched::NewText { source, .. } => {
-                let result = embedder.embed_source(id, &source).await?;
+                let result = embedder.embed_source(store, id, &source).await?;
                 let write = OnNewText::Store(&source, &result);
                 patched = store.patch(scope, id, patch, write).await?;
             }

@@ -8,7 +8,7 @@ use std::{
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::task::JoinHandle;
 
-use super::dispatcher::DispatcherMsg;
+use super::steps::DispatcherMsg;
 use crate::inference::{BackendThread, EmbedError, EmbeddingBackend, Encoding};
 
 /// What an Embedder understands.

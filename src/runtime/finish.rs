@@ -1,6 +1,6 @@
 //! From vectors to rows: the second half of a job's way through a worker.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
 use tracing::{debug, error, warn};
 use uuid::Uuid;
@@ -8,8 +8,8 @@ use uuid::Uuid;
 use super::{
     batch::{Batch, Text},
     context::unix_now,
-    embedder::EmbedResult,
     endings,
+    room::Load,
     throttler::ThrottlerMsg,
     worker::{Held, Worker},
 };
@@ -20,26 +20,80 @@ use crate::{
     telemetry::{Chain, metrics},
 };
 
-/// Stores the vectors of a batch and ends its jobs. Returns the batches to embed again, when
-/// the batch failed and could be split; all other jobs are let go.
-pub async fn finish(worker: &Worker, batch: Batch, result: EmbedResult) -> Vec<Batch> {
-    match result.vectors {
-        Ok(vectors) => {
-            let (texts, tokens) = (batch.texts.len(), batch.tokens());
-            debug!(texts, tokens, took = ?result.took, "a batch was embedded");
-            metrics::batch_embedded(texts, tokens, result.took);
-            worker.context.device_up.send_replace(true);
-            store(worker, batch.texts, vectors).await;
-            worker.tell(ThrottlerMsg::Up);
-            Vec::new()
+/// Texts that have their vectors.
+pub enum Done {
+    /// A batch that came back from a model.
+    Batch {
+        /// The texts.
+        batch: Batch,
+        /// A vector for each input that differs.
+        vectors: Vec<Vec<f32>>,
+        /// Time from submission to answer.
+        took: Duration,
+    },
+    /// Texts that were embedded before.
+    Known(Vec<(Text, Vec<f32>)>),
+}
+
+impl Done {
+    /// How much it is.
+    pub fn load(&self) -> Load {
+        match self {
+            Self::Batch { batch, .. } => Load::of([batch]),
+            Self::Known(known) => Load {
+                texts: known.len(),
+                tokens: known.iter().map(|(text, _)| text.encoding.ids.len()).sum(),
+            },
         }
-        Err(error) => failed(worker, batch, &error).await,
     }
 }
 
+/// Stores vectors and ends the jobs of their texts: all of them together, because a database that
+/// keeps what it is given takes as long for much as for little.
+pub async fn finish(worker: &Worker, done: Vec<Done>) {
+    let mut embedded = Vec::new();
+    for done in done {
+        match done {
+            Done::Batch { batch, vectors, took } => {
+                worker.context.device_up.send_replace(true);
+                embedded.extend(vectors_of(worker, batch, &vectors, took).await);
+            }
+            Done::Known(known) => embedded.extend(known),
+        }
+    }
+    store(worker, embedded).await;
+    // What was embedded before says nothing of a device that is away.
+    if *worker.context.device_up.borrow() {
+        worker.tell(ThrottlerMsg::Up);
+    }
+}
+
+/// The texts of a batch with their vectors.
+async fn vectors_of(
+    worker: &Worker,
+    batch: Batch,
+    vectors: &[Vec<f32>],
+    took: Duration,
+) -> Vec<(Text, Vec<f32>)> {
+    let distinct = batch.distinct();
+    let texts = distinct.len();
+    let tokens = distinct.iter().map(|text| text.encoding.ids.len()).sum();
+    debug!(texts, tokens, ?took, "a batch was embedded");
+    metrics::batch_embedded(texts, tokens, took);
+    metrics::duplicates_in_batch(batch.texts.len() - texts);
+    if vectors.len() != texts {
+        let reason = "the model lost count of the texts";
+        endings::fail(worker, jobs_of(batch.texts), FailureKind::Transient, reason).await;
+        return Vec::new();
+    }
+    let inputs = batch.inputs();
+    let vectors = inputs.into_iter().map(|input| vectors[input].clone());
+    batch.texts.into_iter().zip(vectors).collect()
+}
+
 /// A batch that failed is split until the text at fault is alone; a device that ran out of memory
-/// may also manage the halves.
-async fn failed(worker: &Worker, batch: Batch, error: &EmbedError) -> Vec<Batch> {
+/// may also manage the halves. Returns the batches to embed again; all other jobs are let go.
+pub async fn failed(worker: &Worker, batch: Batch, error: &EmbedError) -> Vec<Batch> {
     let single = match batch.split() {
         Ok(halves) => {
             warn!(error = %Chain(error), "a batch failed; splitting it");
@@ -73,14 +127,10 @@ fn jobs_of(texts: impl IntoIterator<Item = Text>) -> Vec<Held> {
     texts.into_iter().map(Text::into_held).collect()
 }
 
-async fn store(worker: &Worker, texts: Vec<Text>, vectors: Vec<Vec<f32>>) {
-    if vectors.len() != texts.len() {
-        let reason = "the model lost count of the texts";
-        return endings::fail(worker, jobs_of(texts), FailureKind::Transient, reason).await;
-    }
+async fn store(worker: &Worker, embedded: Vec<(Text, Vec<f32>)>) {
     let dimension = worker.context.model.backend.dimension();
     let (good, bad): (Vec<_>, Vec<_>) =
-        texts.into_iter().zip(vectors).partition(|(_, values)| is_unit(values, dimension));
+        embedded.into_iter().partition(|(_, values)| is_unit(values, dimension));
     if !bad.is_empty() {
         let jobs = jobs_of(bad.into_iter().map(|(text, _)| text));
         let reason = "the model's vector is not of length 1";
@@ -93,6 +143,7 @@ async fn store(worker: &Worker, texts: Vec<Text>, vectors: Vec<Vec<f32>>) {
             id: text.job.node_id,
             text: text.text,
             source_hash: text.source_hash,
+            input_hash: text.input_hash,
             values,
             truncated: text.encoding.truncated,
             attempts: text.job.attempts,

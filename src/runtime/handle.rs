@@ -29,7 +29,7 @@ pub enum Mode {
         workers: Option<WorkersReady>,
     },
     /// They are embedded while the client waits.
-    Inline(InlineEmbedder),
+    Inline(Box<InlineEmbedder>),
 }
 
 /// What the workers of a process need to be ready.

@@ -1,6 +1,7 @@
 //! Embedding while the client waits: `EMBEDDING_ASYNC=false`.
 
 use std::{
+    collections::HashMap,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -12,16 +13,18 @@ use uuid::Uuid;
 
 use super::{
     api::{Accepted, RuntimeError},
+    cache::{self, input_hash},
     context::source_hash,
     finish::is_unit,
-    prepare::{encode_all, reason_without_text},
+    prepare::{cost_of, reason_without_text},
     restart::{Decision, HANGS, HUNG, RestartHistory},
+    tokenise::encode_all,
 };
 use crate::{
     config::WorkerConfig,
     domain::{NewNode, NodeStatus, batch::plan, node::text_of_props},
     inference::{BackendThread, EmbedError, Encoding, Model},
-    store::{Outcome, Store, TextSource, Vector},
+    store::{InputHash, Outcome, Store, TextSource, Vector},
     telemetry::{Chain, metrics},
 };
 
@@ -32,6 +35,7 @@ const THREAD: &str = "inline-embedder";
 struct Embedded {
     text: String,
     truncated: bool,
+    input_hash: Option<InputHash>,
     values: Vec<f32>,
 }
 
@@ -41,6 +45,7 @@ pub struct InlineEmbedder {
     thread: Mutex<Arc<BackendThread>>,
     batch_tokens: usize,
     batch_texts: usize,
+    has_cache: bool,
     batch_timeout: Duration,
     started: Instant,
     hangs: Mutex<RestartHistory>,
@@ -80,6 +85,7 @@ impl InlineEmbedder {
             thread: Mutex::new(Arc::new(thread)),
             batch_tokens: config.batch_tokens,
             batch_texts: config.batch_texts,
+            has_cache: config.cache,
             batch_timeout: config.batch_timeout,
             started: Instant::now(),
             hangs: Mutex::new(RestartHistory::new(HANGS)),
@@ -97,7 +103,7 @@ impl InlineEmbedder {
         let texts = nodes.iter().map(|node| text_of_props(&node.props).map(str::to_owned));
         let with_text: Vec<usize> =
             (0..nodes.len()).filter(|&i| text_of_props(&nodes[i].props).is_some()).collect();
-        let embeddings = self.embed_texts(texts.flatten().collect()).await?;
+        let embeddings = self.embed_texts(store, texts.flatten().collect()).await?;
         let mut embeddings = with_text.into_iter().zip(embeddings).peekable();
         let rows: Vec<(NewNode, Result<Vector, Outcome>)> = nodes
             .into_iter()
@@ -125,42 +131,68 @@ impl InlineEmbedder {
     /// Embeds the text of a node that is there, and writes nothing.
     pub(super) async fn embed_source(
         &self,
+        store: &Store,
         id: Uuid,
         source: &TextSource,
     ) -> Result<Result<Vector, Outcome>, RuntimeError> {
         let texts = source.text.iter().cloned().collect();
-        let embedding = self.embed_texts(texts).await?.pop();
+        let embedding = self.embed_texts(store, texts).await?.pop();
         Ok(self.result(id, source.payload_ref.is_some(), embedding))
     }
 
     /// One answer a text, in order: its vector, or why it has none.
     async fn embed_texts(
         &self,
+        store: &Store,
         texts: Vec<String>,
     ) -> Result<Vec<Result<Embedded, String>>, RuntimeError> {
         let encoded = encode_all(&self.model, texts).await;
-        let mut embeddings: Vec<Result<Embedded, String>> = Vec::new();
-        let counts: Vec<usize> = encoded
-            .iter()
-            .map(|(_, encoding)| encoding.as_ref().map_or(0, |encoding| encoding.ids.len()))
-            .collect();
-        embeddings.resize_with(encoded.len(), || Err("not embedded".to_owned()));
-        for batch in plan(&counts, self.batch_tokens, self.batch_texts) {
-            let good: Vec<usize> = batch.into_iter().filter(|&i| encoded[i].1.is_ok()).collect();
-            let encodings: Vec<Encoding> =
-                good.iter().filter_map(|&i| encoded[i].1.as_ref().ok().cloned()).collect();
-            for (i, vector) in good.into_iter().zip(self.embed(encodings).await?) {
-                let truncated = encoded[i].1.as_ref().is_ok_and(|encoding| encoding.truncated);
-                let text = encoded[i].0.clone();
-                embeddings[i] = vector.map(|values| Embedded { text, truncated, values });
-            }
-        }
+        let input_of = |(_, encoding): &(String, Result<Encoding, EmbedError>)| {
+            let encoding = encoding.as_ref().ok().filter(|_| self.has_cache)?;
+            Some(input_hash(&self.model, &encoding.ids))
+        };
+        let inputs: Vec<Option<InputHash>> = encoded.iter().map(input_of).collect();
+        let known = cache::known(store, &self.model, inputs.iter().flatten().copied()).await?;
+        let hits = inputs.iter().flatten().filter(|input| known.contains_key(*input)).count();
+        metrics::cache_looked_up(hits, inputs.iter().flatten().count() - hits);
+
+        // Each input that has no vector yet is embedded once.
+        let mut vectors: Vec<Result<Vec<f32>, String>> = Vec::with_capacity(encoded.len());
+        let mut firsts: HashMap<InputHash, usize> = HashMap::new();
+        let mut wanted: Vec<(usize, Encoding)> = Vec::new();
         for (i, (_, encoding)) in encoded.iter().enumerate() {
-            if let Err(error) = encoding {
-                embeddings[i] = Err(error.to_string());
+            let vector = inputs[i].and_then(|input| known.get(&input)).cloned();
+            let is_first = inputs[i].is_none_or(|input| *firsts.entry(input).or_insert(i) == i);
+            match encoding {
+                Ok(encoding) if vector.is_none() && is_first => wanted.push((i, encoding.clone())),
+                _ => {}
+            }
+            vectors.push(match encoding {
+                Ok(_) => vector.ok_or_else(|| "not embedded".to_owned()),
+                Err(error) => Err(error.to_string()),
+            });
+        }
+        let counts: Vec<usize> = wanted.iter().map(|(_, encoding)| encoding.ids.len()).collect();
+        for batch in plan(&counts, cost_of(&self.model), self.batch_tokens, self.batch_texts) {
+            let encodings = batch.iter().map(|&place| wanted[place].1.clone()).collect();
+            for (place, vector) in batch.into_iter().zip(self.embed(encodings).await?) {
+                vectors[wanted[place].0] = vector;
             }
         }
-        Ok(embeddings)
+        let vector_of = |i: usize| {
+            let first = inputs[i].and_then(|input| firsts.get(&input).copied()).unwrap_or(i);
+            vectors[first].clone()
+        };
+        let vectors: Vec<_> = (0..encoded.len()).map(vector_of).collect();
+        Ok(encoded
+            .into_iter()
+            .zip(vectors)
+            .zip(inputs)
+            .map(|(((text, encoding), vector), input_hash)| {
+                let truncated = encoding.is_ok_and(|encoding| encoding.truncated);
+                vector.map(|values| Embedded { text, truncated, input_hash, values })
+            })
+            .collect())
     }
 
     /// What is written for a node; `embedding` is `None` when it has no text.
@@ -175,12 +207,13 @@ impl InlineEmbedder {
             let reason = reason_without_text(has_payload_ref);
             return Err(outcome(NodeStatus::Skipped, reason.to_owned()));
         };
-        let Embedded { text, truncated, values } =
+        let Embedded { text, truncated, input_hash, values } =
             embedding.map_err(|reason| outcome(NodeStatus::Failed, reason))?;
         Ok(Vector {
             id,
             source_hash: source_hash(&self.model, &text),
             text,
+            input_hash,
             values,
             truncated,
             attempts: 0,

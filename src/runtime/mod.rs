@@ -3,6 +3,7 @@
 mod admin;
 mod api;
 mod batch;
+mod cache;
 mod context;
 mod dispatcher;
 mod edit;
@@ -17,10 +18,13 @@ mod outage;
 mod prepare;
 mod restart;
 mod retry_scheduler;
+mod room;
 mod schedule;
+mod steps;
 mod supervisor;
 mod sweep;
 mod throttler;
+mod tokenise;
 mod worker;
 mod workers;
 

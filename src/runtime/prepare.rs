@@ -1,46 +1,55 @@
 //! From claim to batches: the first half of a job's way through a worker.
 
-use std::{
-    collections::HashMap,
-    panic::{AssertUnwindSafe, catch_unwind},
-    time::Duration,
-};
+use std::{collections::HashMap, mem::take, time::Duration};
 
 use tracing::{debug, error, warn};
 use uuid::Uuid;
 
 use super::{
     batch::{Batch, Text},
+    cache,
     context::{source_hash, unix_now},
     endings,
     outage::Outage,
     throttler::{Permit, ThrottlerMsg},
+    tokenise::{Source, tokenise},
     worker::{Held, Worker, count_tenants},
 };
 use crate::{
-    domain::{Action, NodeStatus, batch::plan},
-    inference::{EmbedError, Encoding, Model, TextEncoder},
+    domain::{
+        Action, NodeStatus,
+        batch::{Cost, plan},
+    },
+    inference::Model,
     queue::{Claimed, DeadLetter},
-    store::{BeginJob, TextRow},
+    store::{BeginJob, InputHash, TextRow},
     telemetry::{Chain, metrics},
 };
 
 /// What one look into the queue brought.
 #[derive(Default)]
+pub struct Look {
+    /// Entries taken from it.
+    pub claimed: Vec<Claimed>,
+    /// Whether nothing was found, so that it is time to wait.
+    pub is_idle: bool,
+}
+
+/// What became of claimed entries that are not ended and not back in the queue.
+#[derive(Default)]
 pub struct Prepared {
     /// Batches to embed.
     pub batches: Vec<Batch>,
-    /// Whether nothing was found, so that it is time to wait.
-    pub is_idle: bool,
+    /// Texts that have a vector without a model.
+    pub known: Vec<(Text, Vec<f32>)>,
 }
 
 /// A pause before waiting for jobs when those of some tenants may not be claimed: the queue may
 /// hold only such jobs, and then waiting for it does not wait.
 const BLOCKED_PAUSE: Duration = Duration::from_millis(50);
 
-/// Looks whether it may claim, claims up to `wanted` jobs, and makes batches of them. Every
-/// claimed job is in a batch, ended, or back in the queue afterwards.
-pub async fn prepare(worker: &Worker, wanted: usize) -> Prepared {
+/// Looks whether it may claim, and claims up to `wanted` entries.
+pub async fn look(worker: &Worker, wanted: usize) -> Look {
     let limits = match ractor::call!(worker.throttler, ThrottlerMsg::Ask) {
         Ok(Permit::Claim(limits)) => limits,
         Ok(Permit::Pause(pause, limits)) => {
@@ -49,14 +58,14 @@ pub async fn prepare(worker: &Worker, wanted: usize) -> Prepared {
             // that succeeds ends the pauses.
             if !stores_answer(worker).await {
                 worker.tell(ThrottlerMsg::Down);
-                return Prepared::default();
+                return Look::default();
             }
             limits
         }
         Err(_) => {
             // The Throttler is being restarted.
             tokio::time::sleep(worker.context.config.poll_interval).await;
-            return Prepared::default();
+            return Look::default();
         }
     };
     let config = &worker.context.config;
@@ -65,7 +74,7 @@ pub async fn prepare(worker: &Worker, wanted: usize) -> Prepared {
         Err(error) => {
             warn!(error = %Chain(&error), "cannot claim");
             worker.tell(ThrottlerMsg::Down);
-            return Prepared::default();
+            return Look::default();
         }
     };
     if claimed.is_empty() {
@@ -73,7 +82,7 @@ pub async fn prepare(worker: &Worker, wanted: usize) -> Prepared {
         if limits.is_some() {
             tokio::time::sleep(config.poll_interval.min(BLOCKED_PAUSE)).await;
         }
-        return Prepared { is_idle: true, ..Prepared::default() };
+        return Look { claimed, is_idle: true };
     }
     metrics::jobs_claimed(claimed.len());
     worker.keeper.hold(
@@ -83,11 +92,21 @@ pub async fn prepare(worker: &Worker, wanted: usize) -> Prepared {
     );
     let decoded = claimed.iter().filter_map(|claimed| claimed.job.as_ref().ok());
     worker.tell(ThrottlerMsg::Took(count_tenants(decoded)));
+    Look { claimed, is_idle: false }
+}
 
+/// Makes batches of claimed entries. Each is in a batch, known, ended, or back in the queue
+/// afterwards.
+pub async fn prepare(worker: &Worker, claimed: Vec<Claimed>) -> Prepared {
+    let config = &worker.context.config;
     let jobs = bury_undecodable(worker, claimed).await;
     let (jobs, rows) = read_rows(worker, jobs).await;
-    let texts = select_texts(worker, jobs, rows).await;
-    Prepared { batches: tokenise(worker, texts).await, is_idle: false }
+    let sources = select_texts(worker, jobs, rows).await;
+    let texts = tokenise(worker, sources).await;
+    let (texts, known) = cache::find(worker, texts).await;
+    let cost = cost_of(&worker.context.model);
+    let batches = into_batches(texts, cost, config.batch_tokens, config.batch_texts);
+    Prepared { batches, known }
 }
 
 async fn stores_answer(worker: &Worker) -> bool {
@@ -155,13 +174,6 @@ async fn read_rows(worker: &Worker, jobs: Vec<Held>) -> (Vec<Held>, Vec<TextRow>
     (read, rows)
 }
 
-/// A job, its text, and what identifies text and model.
-struct Source {
-    held: Held,
-    text: String,
-    hash: String,
-}
-
 /// Ends the jobs that need no embedding, and returns the others with their texts.
 async fn select_texts(worker: &Worker, jobs: Vec<Held>, rows: Vec<TextRow>) -> Vec<Source> {
     let mut rows: HashMap<Uuid, TextRow> = rows.into_iter().map(|row| (row.id, row)).collect();
@@ -184,16 +196,15 @@ async fn select_texts(worker: &Worker, jobs: Vec<Held>, rows: Vec<TextRow>) -> V
             skipped.push(((lease, job), reason_without_text(row.payload_ref.is_some())));
             continue;
         };
-        let hash = source_hash(&worker.context.model, &text);
-        if looks_done && row.source_hash.as_deref() == Some(hash.as_str()) {
-            unchanged.push((lease, job));
-            continue;
-        }
         if looks_done {
+            if row.source_hash == Some(source_hash(&worker.context.model, &text)) {
+                unchanged.push((lease, job));
+                continue;
+            }
             let tenant_id = job.tenant_id.clone();
             unmarked.push(BeginJob { id: job.node_id, tenant_id, refresh: true });
         }
-        sources.push(Source { held: (lease, job), text, hash });
+        sources.push(Source { held: (lease, job), text });
     }
     // Another model made the vector, or another program. A row that is not `processing` would not
     // take the failure of its job, which would then be tried for ever.
@@ -220,74 +231,76 @@ pub fn reason_without_text(has_payload_ref: bool) -> &'static str {
     }
 }
 
-async fn tokenise(worker: &Worker, sources: Vec<Source>) -> Vec<Batch> {
-    let encoder = worker.context.model.encoder.clone();
-    let (good, bad) = run_blocking(move || {
-        let mut good: Vec<Text> = Vec::with_capacity(sources.len());
-        let mut bad: Vec<(Held, EmbedError)> = Vec::new();
-        for Source { held: (lease, job), text, hash } in sources {
-            match encode(encoder.as_ref(), &text) {
-                Ok(encoding) => {
-                    good.push(Text { lease, job, text, source_hash: hash, encoding });
-                }
-                Err(error) => bad.push(((lease, job), error)),
-            }
-        }
-        (good, bad)
-    })
-    .await;
-    for (held, error) in bad {
-        let reason = error.to_string();
-        endings::fail(worker, vec![held], error.kind(), &reason).await;
-    }
-    into_batches(good, worker.context.config.batch_tokens, worker.context.config.batch_texts)
-}
-
-/// A text that makes the tokenizer panic is refused like any other.
-fn encode(encoder: &dyn TextEncoder, text: &str) -> Result<Encoding, EmbedError> {
-    // Encoding changes nothing that a panic could leave half-changed.
-    catch_unwind(AssertUnwindSafe(|| encoder.encode(text)))
-        .unwrap_or_else(|_| Err(EmbedError::Tokenizer("it panicked".to_owned())))
-}
-
-/// Encodes texts off the async threads: for nodes embedded while the client waits.
-pub async fn encode_all(
-    model: &Model,
-    texts: Vec<String>,
-) -> Vec<(String, Result<Encoding, EmbedError>)> {
-    let encoder = model.encoder.clone();
-    let encode_one = move |text: String| {
-        let encoding = encode(encoder.as_ref(), &text);
-        (text, encoding)
-    };
-    run_blocking(move || texts.into_iter().map(encode_one).collect()).await
-}
-
-/// Runs CPU-bound work off the async threads; a panic in it goes on here.
-async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // Blocking tasks are cancelled only when the process ends.
-            Err(_) => std::future::pending().await,
-        },
-    }
-}
-
-/// Jobs that lost a worker before run alone.
-fn into_batches(texts: Vec<Text>, max_tokens: usize, max_texts: usize) -> Vec<Batch> {
+/// Jobs that lost a worker before run alone. Texts that are the same to the model go together, and
+/// count as one.
+fn into_batches(texts: Vec<Text>, cost: Cost, max_tokens: usize, max_texts: usize) -> Vec<Batch> {
     let (suspects, others): (Vec<Text>, Vec<Text>) =
         texts.into_iter().partition(|text| text.job.lost > 0);
-    let counts: Vec<usize> = others.iter().map(|text: &Text| text.encoding.ids.len()).collect();
-    let mut others: Vec<Option<Text>> = others.into_iter().map(Some).collect();
-    let mut batches: Vec<Batch> = plan(&counts, max_tokens, max_texts)
+    let mut inputs: Vec<Vec<Text>> = Vec::with_capacity(others.len());
+    let mut places: HashMap<InputHash, usize> = HashMap::new();
+    for text in others {
+        let place = text.input_hash.map(|hash| *places.entry(hash).or_insert(inputs.len()));
+        match place.and_then(|place| inputs.get_mut(place)) {
+            Some(same) => same.push(text),
+            None => inputs.push(vec![text]),
+        }
+    }
+    let counts: Vec<usize> = inputs.iter().map(|same| same[0].encoding.ids.len()).collect();
+    let mut batches: Vec<Batch> = plan(&counts, cost, max_tokens, max_texts)
         .into_iter()
-        .map(|indices| Batch {
-            texts: indices.into_iter().filter_map(|index| others[index].take()).collect(),
+        .map(|places| Batch {
+            texts: places.into_iter().flat_map(|place| take(&mut inputs[place])).collect(),
             suspect: false,
         })
         .collect();
     batches.extend(suspects.into_iter().map(|text| Batch { texts: vec![text], suspect: true }));
     batches
+}
+
+/// How a model counts the tokens of a batch.
+pub fn cost_of(model: &Model) -> Cost {
+    if model.backend.pads_batches() { Cost::Padded } else { Cost::Sum }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        domain::{Job, TenantId},
+        inference::Encoding,
+        queue::Lease,
+    };
+
+    /// A text of one token; equal numbers are equal inputs.
+    fn text(number: u8, lost: u32) -> Text {
+        let mut job = Job::new(Uuid::new_v4(), TenantId::default(), Action::Embed, 0.0);
+        job.lost = lost;
+        Text {
+            lease: Lease::from(Uuid::new_v4()),
+            job,
+            text: String::new(),
+            source_hash: String::new(),
+            input_hash: Some([number; 32]),
+            encoding: Encoding { ids: vec![number.into()], truncated: false },
+        }
+    }
+
+    #[test]
+    fn equal_inputs_go_together_and_count_as_one() {
+        let texts = [1, 2, 1, 3, 2, 1].map(|number| text(number, 0)).to_vec();
+        let batches = into_batches(texts, Cost::Sum, 2, 64);
+        let numbers = |batch: &Batch| -> Vec<u32> {
+            batch.texts.iter().map(|text| text.encoding.ids[0]).collect()
+        };
+        assert_eq!(batches.iter().map(numbers).collect::<Vec<_>>(), [vec![1, 1, 1, 2, 2], vec![3]]);
+        assert_eq!(batches[0].distinct().len(), 2);
+        assert_eq!(batches[0].inputs(), [0, 0, 0, 1, 1]);
+    }
+
+    #[test]
+    fn a_suspect_is_alone_whatever_equals_it() {
+        let batches = into_batches(vec![text(1, 0), text(1, 1), text(1, 0)], Cost::Sum, 9, 9);
+        let shape: Vec<_> = batches.iter().map(|b| (b.texts.len(), b.suspect)).collect();
+        assert_eq!(shape, [(2, false), (1, true)]);
+    }
 }

@@ -146,6 +146,7 @@ mod tests {
                 job,
                 text: String::new(),
                 source_hash: String::new(),
+                input_hash: None,
                 encoding: Encoding { ids: vec![1], truncated: false },
             }
         };

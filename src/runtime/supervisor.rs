@@ -15,10 +15,11 @@ use tracing::{error, info};
 
 use super::{
     context::Context,
-    dispatcher::{Dispatcher, DispatcherArguments, DispatcherMsg},
+    dispatcher::{Dispatcher, DispatcherArguments},
     embedder::{Embedder, EmbedderArguments, EmbedderMsg, ModelHangs},
     restart::{Decision, HANGS, HUNG, RestartHistory, RestartIntensity},
     retry_scheduler::RetryScheduler,
+    steps::DispatcherMsg,
     throttler::{Throttler, ThrottlerMsg},
 };
 use crate::telemetry::metrics;

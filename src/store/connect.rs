@@ -24,6 +24,12 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(25);
 /// How long a connection may take to be ready for the next call.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pages of a SQLite file that a connection keeps in memory, in KiB: an index whose keys come in no
+/// order touches another page with each row.
+const SQLITE_CACHE_KIB: u32 = 16 << 10;
+/// Pages in the write-ahead log from which SQLite copies them to the file. A page that was written
+/// several times by then is copied once.
+const SQLITE_CHECKPOINT_PAGES: u32 = 4000;
 /// How long a writer waits for the other writers of a SQLite file.
 const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection idle for longer is asked whether it still lives before it is used.
@@ -105,6 +111,8 @@ fn sqlite_options(dsn: &str) -> Result<SqliteConnectOptions, StoreError> {
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(SQLITE_BUSY_TIMEOUT)
+        .pragma("cache_size", format!("-{SQLITE_CACHE_KIB}"))
+        .pragma("wal_autocheckpoint", SQLITE_CHECKPOINT_PAGES.to_string())
         .foreign_keys(true)
         .disable_statement_logging())
 }

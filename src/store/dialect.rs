@@ -25,13 +25,14 @@ pub(super) enum Kind {
     Uuid,
     Text,
     Int,
+    Long,
     Double,
     Bool,
     /// Any JSON value.
     Json,
     /// A JSON array of strings, stored as the column `classes` is.
     Texts,
-    /// Bytes as hexadecimal digits; SQLite only.
+    /// Bytes, written by [`Dialect::bytes`].
     Bytes,
 }
 
@@ -69,6 +70,7 @@ impl Dialect {
                     Kind::Uuid => "uuid",
                     Kind::Text => "text",
                     Kind::Int => "integer",
+                    Kind::Long => "bigint",
                     Kind::Double => "double precision",
                     Kind::Bool => "boolean",
                     Kind::Json => "jsonb",
@@ -81,10 +83,18 @@ impl Dialect {
                 Kind::Uuid => format!("unhex(value->>'$.{name}', '-') AS {name}"),
                 Kind::Bytes => format!("unhex(value->>'$.{name}') AS {name}"),
                 Kind::Json | Kind::Texts => format!("value->'$.{name}' AS {name}"),
-                Kind::Text | Kind::Int | Kind::Double | Kind::Bool => {
+                Kind::Text | Kind::Int | Kind::Long | Kind::Double | Kind::Bool => {
                     format!("value->>'$.{name}' AS {name}")
                 }
             },
+        }
+    }
+
+    /// Bytes as a row source of [`Dialect::rows`] holds them.
+    pub(super) fn bytes(self, bytes: &[u8]) -> String {
+        match self {
+            Self::Postgres => format!("\\x{}", hex(bytes)),
+            Self::Sqlite => hex(bytes),
         }
     }
 
@@ -128,11 +138,11 @@ impl Dialect {
         }
     }
 
-    /// The vector, as [`super::nodes`] reads it.
-    pub(super) fn embedding(self) -> SimpleExpr {
+    /// The vector, as [`super::results::read_embedding`] reads it.
+    pub(super) fn embedding(self) -> &'static str {
         match self {
-            Self::Postgres => Expr::cust("embedding::real[]"),
-            Self::Sqlite => Expr::cust("embedding"),
+            Self::Postgres => "embedding::real[]",
+            Self::Sqlite => "embedding",
         }
     }
 
@@ -229,10 +239,7 @@ pub(super) fn to_json<T: Serialize + ?Sized>(rows: &T) -> String {
 
 /// Bytes as lower-case hexadecimal digits.
 pub(super) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut digits, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(digits, "{byte:02x}");
-        digits
-    })
+    const DIGITS: [u8; 16] = *b"0123456789abcdef";
+    let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble)]);
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }

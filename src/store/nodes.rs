@@ -4,6 +4,7 @@ use entity::node::{Column, Entity, Model};
 use sea_orm::{
     ColumnTrait, ConnectionTrait, EntityTrait, ExprTrait, FromQueryResult, PaginatorTrait,
     QueryFilter, QueryOrder, QueryResult, QuerySelect, QueryTrait, Select, Statement,
+    sea_query::Expr,
 };
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -128,12 +129,15 @@ impl Store {
         let mut select =
             self.with_expressions(Entity::find()).filter(Column::Id.eq(id)).filter(in_scope(scope));
         if include_embedding {
-            select = select.expr_as(self.dialect().embedding(), "embedding");
+            select = select.expr_as(Expr::cust(self.dialect().embedding()), "embedding");
         }
         let Some(row) = self.db.query_one(&select.into_query()).await? else {
             return Ok(None);
         };
-        let embedding = if include_embedding { self.read_embedding(&row)? } else { None };
+        let embedding = match include_embedding {
+            true => results::read_embedding(self.dialect(), &row)?,
+            false => None,
+        };
         Ok(detail(&row, embedding)?)
     }
 
@@ -169,16 +173,6 @@ impl Store {
         select
             .expr_as(self.dialect().classes(), "classes")
             .expr_as(has_embedding(), "has_embedding")
-    }
-
-    fn read_embedding(&self, row: &QueryResult) -> Result<Option<Vec<f32>>, StoreError> {
-        Ok(match self.dialect() {
-            Dialect::Postgres => row.try_get("", "embedding")?,
-            Dialect::Sqlite => {
-                let blob: Option<Vec<u8>> = row.try_get("", "embedding")?;
-                blob.as_deref().map(results::from_blob)
-            }
-        })
     }
 }
 

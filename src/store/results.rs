@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use sea_orm::{
-    ConnectionTrait, DbBackend, FromQueryResult, Statement,
+    ConnectionTrait, DbBackend, DbErr, FromQueryResult, QueryResult, Statement,
     sea_query::{Alias, Query},
 };
 use serde::Serialize;
@@ -48,7 +48,7 @@ pub(super) async fn complete(
     }
     match Dialect::of(db.get_database_backend()) {
         Dialect::Postgres => complete_postgres(db, dimension, vectors).await,
-        Dialect::Sqlite => complete_sqlite(db, vectors).await,
+        Dialect::Sqlite => complete_sqlite(db, dimension, vectors).await,
     }
 }
 
@@ -57,36 +57,41 @@ pub(super) async fn complete(
 struct VectorRow<'a> {
     id: Uuid,
     source_hash: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    input_hash: Option<String>,
+    checksum: i64,
     truncated: bool,
     attempts: i32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    position: Option<usize>,
+    /// Of its components among those of all vectors, counted in vectors.
+    position: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     text_hash: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    embedding: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     drift: Option<f64>,
 }
 
-impl<'a> From<&'a Vector> for VectorRow<'a> {
-    fn from(vector: &'a Vector) -> Self {
+impl<'a> VectorRow<'a> {
+    fn new(position: usize, vector: &'a Vector, dialect: Dialect) -> Self {
         Self {
+            position,
             id: vector.id,
             source_hash: &vector.source_hash,
+            input_hash: vector.input_hash.map(|hash| dialect.bytes(&hash)),
+            checksum: checksum(&vector.values),
             truncated: vector.truncated,
             attempts: i32::try_from(vector.attempts).unwrap_or(i32::MAX),
-            position: None,
             text_hash: None,
-            embedding: None,
             drift: None,
         }
     }
 }
 
-const VECTOR_ROW: [(&str, Kind); 4] = [
+const VECTOR_ROW: [(&str, Kind); 7] = [
     ("id", Kind::Uuid),
+    ("position", Kind::Int),
     ("source_hash", Kind::Text),
+    ("input_hash", Kind::Bytes),
+    ("checksum", Kind::Long),
     ("truncated", Kind::Bool),
     ("attempts", Kind::Int),
 ];
@@ -94,8 +99,9 @@ const VECTOR_ROW: [(&str, Kind); 4] = [
 /// The assignments of a success; `v` is the row source.
 fn assignments(dialect: Dialect) -> String {
     format!(
-        "embedding = v.embedding, embedding_status = 'ready', embedding_error = NULL, \
+        "embedding_status = 'ready', embedding_error = NULL, \
          embedding_attempts = v.attempts, embedding_source_hash = v.source_hash, \
+         embedding_input_hash = v.input_hash, embedding_checksum = v.checksum, \
          embedding_truncated = v.truncated, embedding_updated_at = {now}, \
          last_refreshed = {now}, updated_at = {now}",
         now = dialect.now()
@@ -113,20 +119,19 @@ async fn complete_postgres(
         .iter()
         .enumerate()
         .map(|(position, vector)| VectorRow {
-            position: Some(position),
             text_hash: Some(hex(&Sha256::digest(vector.text.as_bytes()))),
-            ..VectorRow::from(*vector)
+            ..VectorRow::new(position, vector, Dialect::Postgres)
         })
         .collect();
     let components: Vec<f32> =
         vectors.iter().flat_map(|vector| vector.values.iter().copied()).collect();
-    let fields = [VECTOR_ROW.as_slice(), &[("position", Kind::Int), ("text_hash", Kind::Text)]];
+    let fields = [VECTOR_ROW.as_slice(), &[("text_hash", Kind::Text)]];
     let sql = format!(
         "WITH v AS MATERIALIZED ( \
            SELECT v.*, ($2::real[])[v.position * $3 + 1 : (v.position + 1) * $3]::vector \
                        AS embedding \
            FROM {rows} \
-         ) UPDATE nodes AS n SET {assignments}, drift_score = CASE \
+         ) UPDATE nodes AS n SET {assignments}, embedding = v.embedding, drift_score = CASE \
              WHEN n.embedding IS NULL OR vector_dims(n.embedding) <> $3 THEN 0 \
              ELSE coalesce(nullif(n.embedding <=> v.embedding, 'NaN'), 0) END \
          FROM v WHERE n.id = v.id \
@@ -151,8 +156,10 @@ struct OldRow {
     embedding: Option<Vec<u8>>,
 }
 
+/// As in Postgres, the components of all vectors travel as one value.
 async fn complete_sqlite(
     db: &impl ConnectionTrait,
+    dimension: usize,
     vectors: &[&Vector],
 ) -> Result<Vec<Uuid>, StoreError> {
     let ids: Vec<Uuid> = vectors.iter().map(|vector| vector.id).collect();
@@ -168,31 +175,32 @@ async fn complete_sqlite(
         .iter()
         .map(|row| OldRow::from_query_result(row, "").map(|row| (row.id, row)))
         .collect::<Result<_, _>>()?;
-    let rows: Vec<VectorRow<'_>> = vectors
-        .iter()
-        .filter_map(|vector| {
-            let old = old.get(&vector.id)?;
-            let text = old.props.as_deref().and_then(sqlite_text);
-            if text.as_deref() != Some(vector.text.as_str()) {
-                return None;
-            }
-            let drift =
-                old.embedding.as_deref().map_or(0.0, |old| drift(&from_blob(old), &vector.values));
-            Some(VectorRow {
-                embedding: Some(hex(&to_blob(&vector.values))),
-                drift: Some(drift),
-                ..VectorRow::from(*vector)
-            })
-        })
-        .collect();
-    let fields = [VECTOR_ROW.as_slice(), &[("embedding", Kind::Bytes), ("drift", Kind::Double)]];
+    let mut components: Vec<u8> = Vec::new();
+    let mut rows: Vec<VectorRow<'_>> = Vec::with_capacity(vectors.len());
+    for vector in vectors {
+        let Some(old) = old.get(&vector.id) else { continue };
+        let text = old.props.as_deref().and_then(sqlite_text);
+        if text.as_deref() != Some(vector.text.as_str()) {
+            continue;
+        }
+        let drift =
+            old.embedding.as_deref().map_or(0.0, |old| drift(&from_blob(old), &vector.values));
+        components.extend(to_blob(&vector.values));
+        rows.push(VectorRow {
+            drift: Some(drift),
+            ..VectorRow::new(rows.len(), vector, Dialect::Sqlite)
+        });
+    }
+    let fields = [VECTOR_ROW.as_slice(), &[("drift", Kind::Double)]];
     let sql = format!(
-        "UPDATE nodes AS n SET {assignments}, drift_score = v.drift \
+        "UPDATE nodes AS n SET {assignments}, drift_score = v.drift, \
+         embedding = substr($2, v.position * $3 + 1, $3) \
          FROM {rows} WHERE n.id = v.id",
         assignments = assignments(Dialect::Sqlite),
         rows = Dialect::Sqlite.rows(&fields.concat()),
     );
-    let values = [to_json(&rows).into()];
+    let bytes = i64::try_from(dimension * size_of::<f32>()).unwrap_or(i64::MAX);
+    let values = [to_json(&rows).into(), components.into(), bytes.into()];
     db.execute_raw(Statement::from_sql_and_values(DbBackend::Sqlite, sql, values)).await?;
     Ok(rows.iter().map(|row| row.id).collect())
 }
@@ -213,8 +221,28 @@ fn to_blob(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 
+/// Tells whether a vector is still the one that was stored with this (of its SHA-256).
+pub(super) fn checksum(values: &[f32]) -> i64 {
+    let digest: [u8; 32] = Sha256::digest(to_blob(values)).into();
+    i64::from_be_bytes(std::array::from_fn(|i| digest[i]))
+}
+
+/// The vector in a row that holds [`Dialect::embedding`].
+pub(super) fn read_embedding(
+    dialect: Dialect,
+    row: &QueryResult,
+) -> Result<Option<Vec<f32>>, DbErr> {
+    Ok(match dialect {
+        Dialect::Postgres => row.try_get("", "embedding")?,
+        Dialect::Sqlite => {
+            let blob: Option<Vec<u8>> = row.try_get("", "embedding")?;
+            blob.as_deref().map(from_blob)
+        }
+    })
+}
+
 /// The components of a vector in SQLite.
-pub(super) fn from_blob(blob: &[u8]) -> Vec<f32> {
+fn from_blob(blob: &[u8]) -> Vec<f32> {
     let (values, _) = blob.as_chunks::<4>();
     values.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
 }

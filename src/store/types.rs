@@ -116,6 +116,9 @@ pub struct TextRow {
     pub has_embedding: bool,
 }
 
+/// Identifies what a model saw, and the model (SHA-256).
+pub type InputHash = [u8; 32];
+
 /// A vector to store.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Vector {
@@ -125,6 +128,8 @@ pub struct Vector {
     pub text: String,
     /// Identifies text, model and revision.
     pub source_hash: String,
+    /// Identifies what the model saw; `None` when the vector is not to be found by it.
+    pub input_hash: Option<InputHash>,
     /// L2-normalised components.
     pub values: Vec<f32>,
     /// Whether the text was cut.

@@ -69,8 +69,12 @@ impl Store {
     async fn begin_postgres(&self, jobs: &[BeginJob]) -> Result<Vec<WorkRow>, StoreError> {
         // The lock makes `old` see the row as the update finds it, not as the snapshot has it.
         // Locking in the order of ids keeps two workers from waiting for each other.
+        // That a row is `processing` need not survive a crash of the server: it would be `queued`,
+        // and its job be claimed again. So the commit waits for no disk; the vector's does.
         let sql = format!(
-            "WITH old AS MATERIALIZED ( \
+            "WITH relaxed AS MATERIALIZED ( \
+               SELECT set_config('synchronous_commit', 'off', true) \
+             ), old AS MATERIALIZED ( \
                SELECT n.id, n.tenant_id, {text} AS text, n.payload_ref, n.embedding_status, \
                       n.embedding_source_hash, n.embedding IS NOT NULL AS has_embedding, \
                       v.refresh \
@@ -81,7 +85,7 @@ impl Store {
                UPDATE nodes AS n SET embedding_status = 'processing', updated_at = now() \
                FROM old WHERE n.id = old.id \
                  AND (old.refresh OR NOT (old.embedding_status = 'ready' AND old.has_embedding)) \
-             ) SELECT * FROM old",
+             ) SELECT old.* FROM old, relaxed",
             text = postgres_text("n.props"),
             rows = Dialect::Postgres.rows(&[
                 ("id", Kind::Uuid),

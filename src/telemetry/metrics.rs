@@ -17,6 +17,7 @@ const RETRIES_PROMOTED: &str = "vecmill_retries_promoted_total";
 const REPAIRS: &str = "vecmill_repairs_total";
 const RESTARTS: &str = "vecmill_actor_restarts_total";
 const TOKENS: &str = "vecmill_tokens_embedded_total";
+const CACHE: &str = "vecmill_embedding_cache_total";
 const BATCH_TEXTS: &str = "vecmill_batch_texts";
 const BATCH_SECONDS: &str = "vecmill_batch_seconds";
 const JOB_SECONDS: &str = "vecmill_job_seconds";
@@ -43,6 +44,7 @@ pub fn init() {
         describe_counter!(REPAIRS, "Things found wrong and mended, by kind");
         describe_counter!(RESTARTS, "Actors restarted, by actor");
         describe_counter!(TOKENS, "Tokens embedded");
+        describe_counter!(CACHE, "Texts looked for among those embedded before, by result");
         describe_histogram!(BATCH_TEXTS, "Texts in a batch");
         describe_histogram!(BATCH_SECONDS, "Seconds a batch spends in the model");
         describe_histogram!(JOB_SECONDS, "Seconds from enqueue to stored vector");
@@ -118,6 +120,17 @@ pub fn batch_embedded(texts: usize, tokens: usize, took: Duration) {
     counter!(TOKENS).increment(tokens as u64);
     histogram!(BATCH_TEXTS).record(texts as f64);
     histogram!(BATCH_SECONDS).record(took);
+}
+
+/// Vectors were looked for by what the model would see: so many were there, so many were not.
+pub fn cache_looked_up(hits: usize, misses: usize) {
+    counter!(CACHE, "result" => "hit").increment(hits as u64);
+    counter!(CACHE, "result" => "miss").increment(misses as u64);
+}
+
+/// Texts of a batch took the vector of another one in it.
+pub fn duplicates_in_batch(texts: usize) {
+    counter!(CACHE, "result" => "duplicate").increment(texts as u64);
 }
 
 /// A vector was stored this long after its job was first enqueued.

@@ -7,7 +7,10 @@ use serde_json::{Value, json};
 use vecmill::{
     app::{App, Role},
     config::Settings,
-    inference::{EmbedError, EmbeddingBackend, Encoding, HashBackend, HashEncoder, Model},
+    inference::{
+        Computation, EmbedError, EmbeddingBackend, Encoding, HashBackend, HashEncoder, Kernel,
+        Model,
+    },
     runtime::RestartIntensity,
 };
 
@@ -35,6 +38,7 @@ impl EmbeddingBackend for FaultyBackend {
 /// The `hash` model.
 pub fn hash_model() -> Model {
     Model {
+        computation: Computation { kernel: Kernel::Auto, dtype: "f32", threads: 1 },
         name: "hash".into(),
         revision: "1".into(),
         max_tokens: 256,

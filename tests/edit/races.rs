@@ -133,6 +133,7 @@ impl HandWorker {
         let vector = Vector {
             id: job.node_id,
             source_hash: format!("hash of {text}"),
+            input_hash: None,
             values: vector_of(&text),
             text,
             truncated: false,

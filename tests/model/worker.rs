@@ -197,6 +197,7 @@ impl Held {
                     id: node,
                     text: text.clone(),
                     source_hash: hash_of(text),
+                    input_hash: None,
                     values: our_vector(text),
                     truncated: false,
                     attempts: job.attempts,

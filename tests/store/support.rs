@@ -132,6 +132,7 @@ pub fn vector(id: Uuid, text: &str, values: [f32; DIMENSION]) -> Vector {
         id,
         text: text.to_owned(),
         source_hash: format!("hash of {text}"),
+        input_hash: None,
         values: values.to_vec(),
         truncated: false,
         attempts: 0,

@@ -1,7 +1,10 @@
 //! Scaled dot-product attention (Vaswani et al., 2017) of packed texts: each token attends to the
 //! tokens of its own text, so nothing is padded and nothing masked.
 
-use std::{ops::Range, sync::{Mutex, PoisonError}};
+use std::{
+    ops::Range,
+    sync::{Mutex, PoisonError},
+};
 
 use super::{
     functions::exp2,

@@ -60,7 +60,18 @@ impl Simd for Avx2 {
         }
         check::<Self>(input, rows, stride, panel, steps, out, out_stride);
         // SAFETY: `self` proves the features; the slices hold what is read and written.
-        unsafe { run(self, input.as_ptr(), rows, stride, panel.as_ptr(), steps, out.as_mut_ptr(), out_stride) }
+        unsafe {
+            run(
+                self,
+                input.as_ptr(),
+                rows,
+                stride,
+                panel.as_ptr(),
+                steps,
+                out.as_mut_ptr(),
+                out_stride,
+            )
+        }
     }
 
     #[inline(always)]

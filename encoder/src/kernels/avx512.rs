@@ -137,14 +137,25 @@ macro_rules! sixteen_lanes {
                 panel: *const S::Element,
                 steps: usize,
                 out: *mut f32,
-            out_stride: usize,
+                out_stride: usize,
             ) {
                 // SAFETY: handed on to the caller.
                 unsafe { sums(simd, input, rows, stride, panel, steps, out, out_stride) }
             }
             check::<Self>(input, rows, stride, panel, steps, out, out_stride);
             // SAFETY: `self` proves the features; the slices hold what is read and written.
-            unsafe { run(self, input.as_ptr(), rows, stride, panel.as_ptr(), steps, out.as_mut_ptr(), out_stride) }
+            unsafe {
+                run(
+                    self,
+                    input.as_ptr(),
+                    rows,
+                    stride,
+                    panel.as_ptr(),
+                    steps,
+                    out.as_mut_ptr(),
+                    out_stride,
+                )
+            }
         }
     };
 }

@@ -23,14 +23,8 @@ pub(super) fn exp2<S: Simd>(simd: S, x: S::Vector) -> S::Vector {
 const GELU_EDGE: f32 = 5.5;
 /// `(Φ(x) − ½) / x ≈ P(x²) / Q(x²)` for |x| ≤ [`GELU_EDGE`], lowest power first: the quotient
 /// whose product with `x · max(x, 0.3)` errs the least, by 2.2 · 10⁻⁸ before rounding.
-const GELU_P: [f32; 6] = [
-    0.398_941_99,
-    0.035_142_07,
-    0.004_761_598_7,
-    0.000_182_855_13,
-    6.530_682e-6,
-    2.221_593_4e-8,
-];
+const GELU_P: [f32; 6] =
+    [0.398_941_99, 0.035_142_07, 0.004_761_598_7, 0.000_182_855_13, 6.530_682e-6, 2.221_593_4e-8];
 const GELU_Q: [f32; 6] =
     [1.0, 0.254_751_7, 0.029_398_542, 0.001_962_418, 7.860_908_4e-5, 1.195_393_8e-6];
 
@@ -40,8 +34,7 @@ const GELU_Q: [f32; 6] =
 pub(super) fn gelu<S: Simd>(simd: S, x: S::Vector) -> S::Vector {
     let within = simd.max(simd.min(x, simd.splat(GELU_EDGE)), simd.splat(-GELU_EDGE));
     let square = simd.mul(within, within);
-    let quotient =
-        simd.div(polynomial(simd, GELU_P, square), polynomial(simd, GELU_Q, square));
+    let quotient = simd.div(polynomial(simd, GELU_P, square), polynomial(simd, GELU_Q, square));
     simd.mul(x, simd.mul_add(within, quotient, simd.splat(0.5)))
 }
 

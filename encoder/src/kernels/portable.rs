@@ -46,7 +46,18 @@ impl Simd for Portable {
     ) {
         check::<Self>(input, rows, stride, panel, steps, out, out_stride);
         // SAFETY: the slices hold what is read and written.
-        unsafe { sums(self, input.as_ptr(), rows, stride, panel.as_ptr(), steps, out.as_mut_ptr(), out_stride) }
+        unsafe {
+            sums(
+                self,
+                input.as_ptr(),
+                rows,
+                stride,
+                panel.as_ptr(),
+                steps,
+                out.as_mut_ptr(),
+                out_stride,
+            )
+        }
     }
 
     #[inline(always)]
@@ -160,12 +171,7 @@ impl Multiply for Portable {
     }
 
     #[inline(always)]
-    fn step(
-        self,
-        sum: [f32; LANES],
-        a: [f32; LANES],
-        b: [f32; LANES],
-    ) -> [f32; LANES] {
+    fn step(self, sum: [f32; LANES], a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] {
         self.mul_add(a, b, sum)
     }
 }

@@ -64,8 +64,10 @@ fn matrix<S: Simd>(rows: usize, columns: usize, values: &[f32]) -> Matrix<S::Ele
 fn assert_near<S: Simd>(element: f32, exact: f64, size: f64) {
     let precision = if S::DEPTH == 2 { 2e-2 } else { 1e-5 };
     let error = (f64::from(element) - exact).abs();
-    assert!(error <= precision * (exact.abs() * 0.5 + size * 1e-3) + 4e-6 * size,
-        "{element} for {exact}");
+    assert!(
+        error <= precision * (exact.abs() * 0.5 + size * 1e-3) + 4e-6 * size,
+        "{element} for {exact}"
+    );
 }
 
 fn a_product_is_that_of_the_plain_loops<S: Simd>(
