@@ -5,6 +5,10 @@ mod common;
 #[path = "cli/support.rs"]
 mod support;
 
+mod tiny_bert;
+
+#[path = "cli/bench.rs"]
+mod bench;
 #[path = "cli/client.rs"]
 mod client;
 #[path = "cli/server.rs"]

@@ -17,6 +17,7 @@ use candle_transformers::models::bert::BertModel;
 use serde::Deserialize;
 use tokio::sync::OnceCell;
 use vecmill::{
+    config::Settings,
     domain::batch,
     inference::{
         BackendKind, BackendThread, ComputeConfig, Dtype, EmbedError, Encoding, HubConfig, Kernel,
@@ -145,6 +146,21 @@ async fn kernel_and_type_are_the_operators_choice_or_an_error_that_says_so() {
         for part in ["EMBEDDING_KERNEL", kernel.name(), "EMBEDDING_DTYPE", "bf16"] {
             assert!(error.contains(part), "{error}");
         }
+    }
+}
+
+#[test]
+fn the_settings_know_every_kernel_and_type_and_no_other() {
+    let kernels = Kernel::NAMES.map(|(name, _)| name);
+    let dtypes = Dtype::NAMES.map(|(name, _)| name);
+    for (variable, names) in
+        [("EMBEDDING_KERNEL", kernels.as_slice()), ("EMBEDDING_DTYPE", dtypes.as_slice())]
+    {
+        for name in names {
+            assert!(Settings::with(&[(variable, name)]).is_ok(), "{variable}={name}");
+        }
+        let error = Settings::with(&[(variable, "other")]).err().unwrap().to_string();
+        assert!(error.ends_with(&format!("use one of {}", names.join(", "))), "{error}");
     }
 }
 

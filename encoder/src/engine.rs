@@ -1,7 +1,7 @@
 //! How a batch is spread over threads.
 
 use std::sync::{
-    Mutex, PoisonError,
+    Mutex, MutexGuard, PoisonError, TryLockError,
     atomic::{AtomicUsize, Ordering},
 };
 
@@ -33,8 +33,7 @@ struct Engine<S: Simd> {
     pooling: Pooling,
     /// All threads but the one that asks; none for a single thread.
     pool: Option<ThreadPool>,
-    /// One for each thread. Locked as a whole while a batch is computed: the pool serves one
-    /// batch at a time.
+    /// One for each thread. Locked as a whole while a batch is computed on the pool.
     workspaces: Mutex<Vec<Mutex<Workspace<S>>>>,
 }
 
@@ -75,14 +74,26 @@ impl<S: Simd> Engine<S> {
         workspace: &mut Workspace<S>,
     ) -> Vectors {
         let texts: Vec<&[u32]> = shard.iter().map(|&text| batch[text]).collect();
-        if !workspace.fits(&texts, team) {
-            let rows = texts.iter().map(|text| text.len()).sum();
-            let longest = texts.iter().map(|text| text.len()).max().unwrap_or(0);
-            *workspace = self.layers.workspace(rows, longest, team.size());
-        }
+        workspace.fit(&self.layers, &texts, team);
         let ranges = self.layers.forward(team, &texts, workspace);
         let vector = |range| self.pooling.pool(self.layers.tokens(workspace, range));
         shard.iter().copied().zip(ranges.into_iter().map(vector)).collect()
+    }
+
+    /// Embeds a batch on the pool and this thread.
+    fn on_all_threads(
+        &self,
+        batch: &[&[u32]],
+        lengths: &[usize],
+        mut workspaces: MutexGuard<'_, Vec<Mutex<Workspace<S>>>>,
+    ) -> Vectors {
+        match shards::plan(lengths, workspaces.len()) {
+            Plan::Apart(shards) => self.apart(batch, &shards, &workspaces),
+            Plan::Together(shards) => {
+                let first = workspaces[0].get_mut().unwrap_or_else(PoisonError::into_inner);
+                self.together(batch, &shards, first)
+            }
+        }
     }
 
     /// Embeds each shard on one thread.
@@ -129,13 +140,18 @@ impl<S: Simd> Embed for Engine<S> {
     fn embed(&self, batch: &[&[u32]]) -> Vec<Vec<f32>> {
         let lengths: Vec<usize> = batch.iter().map(|text| text.len()).collect();
         assert!(!lengths.contains(&0), "a text has no tokens");
-        // What a panic left in a workspace is overwritten before it is read.
-        let mut workspaces = self.workspaces.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = match shards::plan(&lengths, workspaces.len()) {
-            Plan::Apart(shards) => self.apart(batch, &shards, &workspaces),
-            Plan::Together(shards) => {
-                let first = workspaces[0].get_mut().unwrap_or_else(PoisonError::into_inner);
-                self.together(batch, &shards, first)
+        let found = match self.workspaces.try_lock() {
+            Ok(workspaces) => self.on_all_threads(batch, &lengths, workspaces),
+            // What a panic left in a workspace is overwritten before it is read.
+            Err(TryLockError::Poisoned(error)) => {
+                self.on_all_threads(batch, &lengths, error.into_inner())
+            }
+            // Another caller has the pool, perhaps one that hangs: this one does not wait for it.
+            Err(TryLockError::WouldBlock) => {
+                let (Plan::Apart(shards) | Plan::Together(shards)) = shards::plan(&lengths, 1);
+                let mut workspace = self.layers.workspace(shards::TOKENS, shards::TOKENS, 1);
+                let shards = shards.iter();
+                shards.flat_map(|s| self.shard(&Team::SOLO, batch, s, &mut workspace)).collect()
             }
         };
         let mut vectors = vec![Vec::new(); batch.len()];

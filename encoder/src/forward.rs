@@ -140,8 +140,18 @@ impl Embeddings {
 }
 
 impl<S: Simd> Workspace<S> {
+    /// Makes room for a batch, and keeps the room that there was.
+    pub(crate) fn fit(&mut self, layers: &Layers<S>, texts: &[&[u32]], team: &Team<'_>) {
+        if self.fits(texts, team) {
+            return;
+        }
+        let rows = texts.iter().map(|text| text.len()).sum::<usize>().max(self.rows);
+        let longest = texts.iter().map(|text| text.len()).fold(self.longest, usize::max);
+        *self = layers.workspace(rows, longest, team.size().max(self.members));
+    }
+
     /// Whether a batch has room.
-    pub(crate) fn fits(&self, texts: &[&[u32]], team: &Team<'_>) -> bool {
+    fn fits(&self, texts: &[&[u32]], team: &Team<'_>) -> bool {
         texts.iter().map(|text| text.len()).sum::<usize>() <= self.rows
             && texts.iter().all(|text| text.len() <= self.longest)
             && team.size() <= self.members

@@ -55,7 +55,7 @@ impl Encoder {
 
     /// The vectors of texts, given by their token ids, in order and not normalised.
     ///
-    /// One call computes at a time; others wait.
+    /// One call at a time computes on all threads; others meanwhile compute on their own.
     ///
     /// # Panics
     /// A text is empty or has more tokens than there are positions, or a token is not in the

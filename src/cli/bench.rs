@@ -17,7 +17,7 @@ use super::Output;
 use crate::{
     config::ModelOptions,
     domain::{batch, node},
-    inference::{self, Computation, Dtype, Encoding, Kernel, Model, ModelConfig},
+    inference::{self, Computation, Dtype, Encoding, Kernel, LoadError, Model, ModelConfig},
 };
 
 /// Texts that are tokenised and embedded at once: as many as a worker has in hand.
@@ -35,7 +35,8 @@ pub struct BenchArgs {
     /// How often; the median counts
     #[arg(long, value_name = "N", default_value = "3")]
     rounds: usize,
-    /// Compare the vectors with those of the reference, candle in f32
+    /// Compare the vectors with those of the reference in f32: candle, or the portable kernel for
+    /// an encoder that candle computes otherwise
     #[arg(long)]
     verify: bool,
     /// Embed one text at a time, and show how long each takes
@@ -176,7 +177,13 @@ async fn verify(
     vectors: &[Vec<f32>],
 ) -> anyhow::Result<(f64, f64)> {
     (config.compute.kernel, config.compute.dtype) = (Kernel::Candle, Dtype::F32);
-    let reference = inference::load(&config).await?;
+    let reference = match inference::load(&config).await {
+        Err(LoadError::Unsupported { .. }) => {
+            config.compute.kernel = Kernel::Ours(encoder::Kernel::Portable);
+            inference::load(&config).await?
+        }
+        reference => reference?,
+    };
     let texts = Arc::clone(texts);
     let embed = move || -> anyhow::Result<Vec<Vec<f32>>> {
         let encodings = inference::encode_all(reference.encoder.as_ref(), &texts)?;

@@ -142,10 +142,8 @@ struct Shape {
     #[serde(default = "distilbert_epsilon")]
     layer_norm_eps: f64,
     max_position_embeddings: usize,
-    #[serde(default)]
-    type_vocab_size: usize,
-    #[serde(default)]
-    pad_token_id: usize,
+    type_vocab_size: Option<usize>,
+    pad_token_id: Option<usize>,
     #[serde(default)]
     position_embedding_type: Option<String>,
 }
@@ -191,8 +189,15 @@ fn read_architecture(path: &Path) -> Result<(Architecture, Value), LoadError> {
         activation: serde_json::from_value::<Activation>(shape.hidden_act).ok(),
         epsilon: shape.layer_norm_eps,
         positions: shape.max_position_embeddings,
-        first_position: if family == Family::Roberta { shape.pad_token_id + 1 } else { 0 },
-        token_types: if family == Family::DistilBert { 0 } else { shape.type_vocab_size },
+        // Where a file leaves them out, it means what transformers takes for its family.
+        first_position: match family {
+            Family::Roberta => shape.pad_token_id.unwrap_or(1) + 1,
+            Family::Bert | Family::DistilBert => 0,
+        },
+        token_types: match family {
+            Family::Bert | Family::Roberta => shape.type_vocab_size.unwrap_or(2),
+            Family::DistilBert => 0,
+        },
     };
     Ok((architecture, config))
 }

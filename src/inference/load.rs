@@ -57,6 +57,7 @@ pub async fn load(config: &ModelConfig) -> Result<Model, LoadError> {
         return Ok(Model {
             name: "hash".to_owned(),
             revision: "1".to_owned(),
+            fingerprint: "1".to_owned(),
             max_tokens: hash::MAX_TOKENS,
             computation: Computation { kernel: Kernel::Auto, dtype: "f32", threads: 1 },
             encoder: Arc::new(HashEncoder),
@@ -100,6 +101,10 @@ fn load_files(
     let hash = locate::sha256(weights.as_slice()).map_err(read)?;
     let revision = revision(located, &hash, &path)?;
     let max_tokens = settings.max_tokens;
+    let fingerprint = format!(
+        "{hash} {} {:?} {max_tokens} {} {}",
+        settings.config, settings.pooling, settings.lowercase, computation.dtype
+    );
     let backend = build(settings, &device, &computation, weights)
         .map_err(|source| LoadError::Weights { path, source })?;
     tracing::info!(
@@ -116,6 +121,7 @@ fn load_files(
     Ok(Model {
         name,
         revision,
+        fingerprint,
         max_tokens,
         computation,
         encoder: Arc::new(encoder),
@@ -138,14 +144,15 @@ fn choose(
         let (kernel, threads) = (Kernel::Ours(kernel), compute.threads());
         return Ok(Computation { kernel, dtype: dtype.name(), threads });
     }
+    if matches!(compute.kernel, Kernel::Ours(_)) || compute.dtype == Dtype::Bf16 {
+        return Err(LoadError::NoKernel { kernel: compute.kernel, dtype: compute.dtype });
+    }
     if !CandleBackend::knows(&settings.architecture) {
-        let what = format!("an encoder that only runs on a CPU, not on {:?}", device.location());
+        let what = "a DistilBERT, but on candle, whose GELU is another".to_owned();
         return Err(LoadError::Unsupported { path: path.to_owned(), what });
     }
-    if compute.dtype == Dtype::Bf16 {
-        return Err(LoadError::NoKernel { kernel: Kernel::Candle, dtype: compute.dtype });
-    }
-    Ok(Computation { kernel: Kernel::Candle, dtype: "f32", threads: compute.threads() })
+    // Candle takes what the libraries' own pool has.
+    Ok(Computation { kernel: Kernel::Candle, dtype: "f32", threads: rayon::current_num_threads() })
 }
 
 fn build(

@@ -23,7 +23,7 @@ use crate::{
 /// tokenizer drops, or beyond the model's maximum, gets the same vector.
 pub fn input_hash(model: &Model, ids: &[u32]) -> InputHash {
     let mut hasher = Sha256::new();
-    for part in [model.name.as_str(), model.revision.as_str()] {
+    for part in [model.name.as_str(), model.revision.as_str(), model.fingerprint.as_str()] {
         // As in `source_hash`.
         hasher.update((part.len() as u64).to_le_bytes());
         hasher.update(part);

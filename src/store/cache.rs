@@ -30,11 +30,12 @@ impl Store {
         let dialect = self.dialect();
         let wanted: Vec<Wanted> =
             inputs.iter().map(|hash| Wanted { input_hash: dialect.bytes(hash) }).collect();
-        // One node an input, however many have it.
+        // One node an input, however many have it: the one that was embedded last.
         let sql = format!(
             "SELECT nodes.embedding_input_hash, nodes.embedding_checksum, {embedding} AS embedding \
              FROM {rows} JOIN nodes ON nodes.id = (SELECT n.id FROM nodes AS n \
-               WHERE n.embedding_input_hash = v.input_hash LIMIT 1)",
+               WHERE n.embedding_input_hash = v.input_hash AND n.embedding IS NOT NULL \
+               ORDER BY n.embedding_updated_at DESC LIMIT 1)",
             embedding = dialect.embedding(),
             rows = dialect.rows(&[("input_hash", Kind::Bytes)]),
         );

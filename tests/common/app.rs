@@ -41,6 +41,7 @@ pub fn hash_model() -> Model {
         computation: Computation { kernel: Kernel::Auto, dtype: "f32", threads: 1 },
         name: "hash".into(),
         revision: "1".into(),
+        fingerprint: "1".into(),
         max_tokens: 256,
         encoder: Arc::new(HashEncoder),
         backend: Arc::new(HashBackend),

@@ -11,7 +11,7 @@ use super::{
     matmul::tiles,
     matrix::{Aligned, Matrix, SharedMatrix},
     simd::{Simd, Task},
-    team::Team,
+    team::{Team, share},
     tile::tile_buffer,
 };
 
@@ -28,6 +28,8 @@ pub(crate) struct Heads {
 /// queries are expected to be multiplied with log₂(e) / √width, so that weights are powers of 2.
 /// `texts` are ranges of rows. The results go to `context`, head after head. The members of the
 /// team share texts and heads.
+///
+/// Panics when a matrix is too small, or texts do not follow each other.
 pub(crate) fn attention<S: Simd>(
     simd: S,
     team: &Team<'_>,
@@ -37,9 +39,11 @@ pub(crate) fn attention<S: Simd>(
     context: &mut Matrix<S::Element>,
     scratches: &Scratches<S>,
 ) {
-    let context = context.shared();
+    // No two members may write the same row of a head.
+    assert!(texts.is_sorted_by(|a, b| a.end <= b.start));
+    let (context, size) = (context.shared(), team.size());
     team.run(&|rank| {
-        let share = team.share(rank, texts.len() * heads.count);
+        let share = share(rank, size, texts.len() * heads.count);
         let mut scratch = scratches.0[rank].lock().unwrap_or_else(PoisonError::into_inner);
         simd.vectorize(Share { texts, heads, qkv, context, share, scratch: &mut scratch });
     });

@@ -7,7 +7,7 @@ use super::{
     matrix::{Matrix, SharedMatrix},
     packed::Packed,
     simd::{Simd, Task},
-    team::Team,
+    team::{Team, share},
     tile::tile_buffer,
 };
 
@@ -85,9 +85,9 @@ pub(crate) fn matmul<S: Simd, E: End<S>>(
     end: E,
     out: &mut Matrix<E::Out>,
 ) {
-    let out = out.shared();
+    let (out, size) = (out.shared(), team.size());
     team.run(&|rank| {
-        let panels = team.share(rank, weights.panels());
+        let panels = share(rank, size, weights.panels());
         simd.vectorize(Panels { rows, input, weights, panels, end, out, simd: PhantomData });
     });
 }

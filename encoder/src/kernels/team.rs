@@ -4,8 +4,10 @@
 //! members of a team spin between the steps of a batch, and sleep only between batches.
 
 use std::{
-    cell::UnsafeCell,
+    cell::{Cell, UnsafeCell},
     hint,
+    marker::PhantomData,
+    mem,
     ops::Range,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -22,6 +24,8 @@ type Step<'a> = dyn Fn(usize) + Sync + 'a;
 /// A thread and those that help it. Steps run on all of them, each with its rank.
 pub(crate) struct Team<'a> {
     helpers: Option<&'a Helpers>,
+    /// Not `Sync`: steps must be, so that none can begin another.
+    of_leader: PhantomData<Cell<()>>,
 }
 
 /// What the members of a team share.
@@ -43,7 +47,7 @@ unsafe impl Sync for Helpers {}
 
 impl Team<'_> {
     /// A thread without helpers.
-    pub(crate) const SOLO: Team<'static> = Team { helpers: None };
+    pub(crate) const SOLO: Team<'static> = Team { helpers: None, of_leader: PhantomData };
 
     /// Runs `lead` on this thread, with the threads of the pool as its helpers. Nothing else may
     /// run on the pool.
@@ -63,7 +67,7 @@ impl Team<'_> {
             }
             // Also when `lead` panics: the scope waits for the helpers.
             let _over = Finally(|| helpers.is_over.store(true, Ordering::Release));
-            lead(&Team { helpers: Some(&helpers) })
+            lead(&Team { helpers: Some(&helpers), of_leader: PhantomData })
         })
     }
 
@@ -72,18 +76,12 @@ impl Team<'_> {
         1 + self.helpers.map_or(0, |helpers| helpers.count)
     }
 
-    /// A member's share of so many parts.
-    pub(super) fn share(&self, rank: usize, parts: usize) -> Range<usize> {
-        let size = self.size();
-        rank * parts / size..(rank + 1) * parts / size
-    }
-
     /// Runs a step on all members, and returns when all have done it. Panics when one did.
     pub(super) fn run(&self, step: &Step<'_>) {
         let Some(helpers) = self.helpers else { return step(0) };
         // SAFETY: only the lifetime changes. The reference is used by helpers in this round alone,
         // and this function does not return, nor unwind, before all have done the round.
-        let forever = unsafe { std::mem::transmute::<&Step<'_>, &'static Step<'static>>(step) };
+        let forever = unsafe { mem::transmute::<&Step<'_>, &'static Step<'static>>(step) };
         // SAFETY: no helper is busy: none reads the step before the round below.
         unsafe { *helpers.step.get() = Some(forever) };
         helpers.busy.store(helpers.count, Ordering::Relaxed);
@@ -94,6 +92,11 @@ impl Team<'_> {
         }
         assert!(!helpers.panicked.load(Ordering::Relaxed), "a helper panicked");
     }
+}
+
+/// A member's share of so many parts, in a team of so many.
+pub(super) fn share(rank: usize, size: usize, parts: usize) -> Range<usize> {
+    rank * parts / size..(rank + 1) * parts / size
 }
 
 impl Helpers {
@@ -111,8 +114,10 @@ impl Helpers {
             // SAFETY: the leader wrote the step before the round, and writes the next one only
             // when this helper, too, is not busy any more.
             if let Some(step) = unsafe { *self.step.get() }
-                && catch_unwind(AssertUnwindSafe(|| step(rank))).is_err()
+                && let Err(panic) = catch_unwind(AssertUnwindSafe(|| step(rank)))
             {
+                // Dropping it might panic again, and the leader would wait for ever.
+                mem::forget(panic);
                 self.panicked.store(true, Ordering::Relaxed);
             }
             self.busy.fetch_sub(1, Ordering::Release);
@@ -168,14 +173,10 @@ mod tests {
 
     #[test]
     fn the_shares_are_all_parts_once() {
-        let pool = pool(2);
-        Team::lead(&pool, |team| {
-            for parts in 0..10 {
-                let all: Vec<usize> = (0..3).flat_map(|rank| team.share(rank, parts)).collect();
-                assert_eq!(all, (0..parts).collect::<Vec<_>>());
-            }
-        });
-        assert_eq!(Team::SOLO.share(0, 7), 0..7);
+        for (size, parts) in [(1, 7), (3, 0), (3, 2), (3, 9), (4, 10)] {
+            let all: Vec<usize> = (0..size).flat_map(|rank| share(rank, size, parts)).collect();
+            assert_eq!(all, (0..parts).collect::<Vec<_>>());
+        }
     }
 
     #[test]
