@@ -142,7 +142,7 @@ fn attend<S: Simd>(
         let height = queries.len();
         let scores = &mut scratch.scores.as_mut_slice()[..height * padded];
         let weights = &mut scratch.weights.as_mut_slice()[..height * padded];
-        let input = &qkv.from_row(text.start + queries.start)[first..];
+        let input = &qkv.rows_from(text.start + queries.start)[first..];
         for (panel, keys) in keys.chunks_exact(key_panel).enumerate() {
             let scores = &mut scores[panel * S::WIDTH..];
             simd.tile(input, height, qkv.stride(), keys, key_steps, scores, padded);
@@ -178,7 +178,7 @@ fn pack_keys<'a, S: Simd>(
     let steps = width.div_ceil(S::DEPTH);
     for (panel, packed) in packed.chunks_exact_mut(steps * S::WIDTH * S::DEPTH).enumerate() {
         let keys = (length - panel * S::WIDTH).min(S::WIDTH);
-        if keys < S::WIDTH || width % S::DEPTH != 0 {
+        if keys < S::WIDTH || !width.is_multiple_of(S::DEPTH) {
             packed.fill(S::Element::default());
         }
         for column in 0..keys {
@@ -202,7 +202,7 @@ fn pack_values<'a, S: Simd>(
     packed: &mut [S::Element],
 ) {
     let steps = length.div_ceil(S::DEPTH);
-    if width % S::WIDTH != 0 {
+    if !width.is_multiple_of(S::WIDTH) {
         packed.fill(S::Element::default());
     }
     for step in 0..steps {

@@ -24,9 +24,9 @@ const GELU_EDGE: f32 = 5.5;
 /// `(Φ(x) − ½) / x ≈ P(x²) / Q(x²)` for |x| ≤ [`GELU_EDGE`], lowest power first: the quotient
 /// whose product with `x · max(x, 0.3)` errs the least, by 2.2 · 10⁻⁸ before rounding.
 const GELU_P: [f32; 6] =
-    [0.398_941_99, 0.035_142_07, 0.004_761_598_7, 0.000_182_855_13, 6.530_682e-6, 2.221_593_4e-8];
+    [0.398_942, 0.035_142_07, 0.004_761_598_7, 0.000_182_855_13, 6.530_682e-6, 2.221_593_4e-8];
 const GELU_Q: [f32; 6] =
-    [1.0, 0.254_751_7, 0.029_398_542, 0.001_962_418, 7.860_908_4e-5, 1.195_393_8e-6];
+    [1.0, 0.254_751_7, 0.029_398_54, 0.001_962_418, 7.860_908e-5, 1.195_393_8e-6];
 
 /// `x · Φ(x)`, the GELU of Hendrycks and Gimpel (2016) with the true error function, within
 /// 2⁻²¹ · max(1, |x|) of the true value.

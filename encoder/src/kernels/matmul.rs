@@ -116,7 +116,7 @@ impl<S: Simd, E: End<S>> Task<S> for Panels<'_, S, E> {
                 let columns = panel * S::WIDTH..(panel + 1) * S::WIDTH;
                 for part in tiles(block.len(), S::ROWS) {
                     let rows = block.start + part.start..block.start + part.end;
-                    let input = self.input.from_row(rows.start);
+                    let input = self.input.rows_from(rows.start);
                     let (height, stride) = (rows.len(), self.input.stride());
                     simd.tile(input, height, stride, elements, steps, &mut tile.0, S::WIDTH);
                     for (row, sums) in rows.zip(tile.0.chunks_exact(S::WIDTH)) {

@@ -64,7 +64,7 @@ impl<T: Copy + Default> Matrix<T> {
     }
 
     /// All from the beginning of a row.
-    pub(super) fn from_row(&self, row: usize) -> &[T] {
+    pub(super) fn rows_from(&self, row: usize) -> &[T] {
         &self.values.as_slice()[row * self.stride..]
     }
 

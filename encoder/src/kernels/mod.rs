@@ -2,6 +2,7 @@
 //! the program, behind functions that are safe to call.
 
 #![allow(unsafe_code, reason = "the kernels are where it is allowed")]
+#![allow(clippy::too_many_arguments, reason = "two matrices and their strides")]
 
 mod attention;
 #[cfg(target_arch = "x86_64")]

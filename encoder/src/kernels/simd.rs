@@ -46,7 +46,6 @@ pub(crate) trait Simd: Copy + Debug + Send + Sync + 'static {
     /// `rows` rows begin `stride` elements apart in `input`, and `out_stride` apart in `out`; the
     /// panel has `steps` steps. Panics when a slice is too short or `rows` is not in
     /// 1..=[`ROWS`](Self::ROWS).
-    #[allow(clippy::too_many_arguments, reason = "two matrices and their strides")]
     fn tile(
         self,
         input: &[Self::Element],

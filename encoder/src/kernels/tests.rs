@@ -187,9 +187,8 @@ fn layer_norm_is_that_of_the_plain_loops<S: Simd>(simd: S, rows: usize, columns:
         let x: Vec<f64> = x.iter().map(|&x| f64::from(x)).collect();
         let mean = x.iter().sum::<f64>() / columns as f64;
         let variance = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / columns as f64;
-        for column in 0..columns {
-            let exact = (x[column] - mean) / (variance + 1e-5).sqrt()
-                * f64::from(norm.weight[column])
+        for (column, x) in x.iter().enumerate() {
+            let exact = (x - mean) / (variance + 1e-5).sqrt() * f64::from(norm.weight[column])
                 + f64::from(norm.bias[column]);
             let found = hidden.row(row)[column];
             assert!((f64::from(found) - exact).abs() < 1e-4, "{found} for {exact}");
