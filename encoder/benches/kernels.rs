@@ -28,14 +28,14 @@ fn products() -> Vec<(Kernel, (usize, usize), usize)> {
 
 #[divan::bench(args = kernels())]
 fn ceiling(bencher: Bencher<'_, '_>, kernel: Kernel) {
-    let Some((operations, mut run)) = probe::ceiling(kernel) else { return };
-    bencher.counter(ItemsCount::new(operations)).bench_local(move || run());
+    let Some((operations, run)) = probe::ceiling(kernel) else { return };
+    bencher.counter(ItemsCount::new(operations)).bench_local(run);
 }
 
 #[divan::bench(args = products())]
 fn product(bencher: Bencher<'_, '_>, arguments: (Kernel, (usize, usize), usize)) {
     let (kernel, (inputs, outputs), rows) = arguments;
-    let Some(mut run) = probe::product(kernel, rows, inputs, outputs) else { return };
+    let Some(run) = probe::product(kernel, rows, inputs, outputs) else { return };
     let operations = 2 * rows * inputs * outputs;
-    bencher.counter(ItemsCount::new(operations)).bench_local(move || run());
+    bencher.counter(ItemsCount::new(operations)).bench_local(run);
 }

@@ -176,7 +176,7 @@ fn read_architecture(path: &Path) -> Result<(Architecture, Value), LoadError> {
         return unsupported(format!("{kind:?} positions, not \"absolute\""));
     }
     let heads = shape.num_attention_heads;
-    if heads == 0 || shape.hidden_size % heads != 0 {
+    if heads == 0 || !shape.hidden_size.is_multiple_of(heads) {
         return unsupported(format!("{heads} heads over {} components", shape.hidden_size));
     }
     let architecture = Architecture {
