@@ -126,13 +126,21 @@ impl<S: Simd> Engine<S> {
 
     /// Embeds the shards one after another, each on all threads.
     fn together(&self, batch: &[&[u32]], shards: &Shards, workspace: &mut Workspace<S>) -> Vectors {
-        let mut lead = |team: &Team<'_>| {
-            shards.iter().flat_map(|shard| self.shard(team, batch, shard, workspace)).collect()
-        };
         match &self.pool {
-            Some(pool) => Team::lead(pool, lead),
-            None => lead(&Team::SOLO),
+            Some(pool) => Team::lead(pool, |team| self.in_turn(team, batch, shards, workspace)),
+            None => self.in_turn(&Team::SOLO, batch, shards, workspace),
         }
+    }
+
+    /// Embeds the shards one after another on a team.
+    fn in_turn(
+        &self,
+        team: &Team<'_>,
+        batch: &[&[u32]],
+        shards: &Shards,
+        workspace: &mut Workspace<S>,
+    ) -> Vectors {
+        shards.iter().flat_map(|shard| self.shard(team, batch, shard, workspace)).collect()
     }
 }
 
@@ -150,8 +158,7 @@ impl<S: Simd> Embed for Engine<S> {
             Err(TryLockError::WouldBlock) => {
                 let (Plan::Apart(shards) | Plan::Together(shards)) = shards::plan(&lengths, 1);
                 let mut workspace = self.layers.workspace(shards::TOKENS, shards::TOKENS, 1);
-                let shards = shards.iter();
-                shards.flat_map(|s| self.shard(&Team::SOLO, batch, s, &mut workspace)).collect()
+                self.in_turn(&Team::SOLO, batch, &shards, &mut workspace)
             }
         };
         let mut vectors = vec![Vec::new(); batch.len()];

@@ -90,7 +90,7 @@ pub struct Model {
     pub name: String,
     /// The revision or weight hash; with `name` it identifies the vectors.
     pub revision: String,
-    /// All that the vectors of given tokens depend on: weights, shape, pooling, operands.
+    /// A hash of all that the vectors of given tokens depend on: weights, shape, pooling, operands.
     pub fingerprint: String,
     /// Texts are cut to this many tokens.
     pub max_tokens: usize,

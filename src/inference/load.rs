@@ -105,6 +105,8 @@ fn load_files(
         "{hash} {} {:?} {max_tokens} {} {}",
         settings.config, settings.pooling, settings.lowercase, computation.dtype
     );
+    // It is hashed again with every text.
+    let fingerprint = locate::sha256(fingerprint.as_bytes()).map_err(read)?;
     let backend = build(settings, &device, &computation, weights)
         .map_err(|source| LoadError::Weights { path, source })?;
     tracing::info!(

@@ -12,7 +12,7 @@ use super::{
     matrix::{Aligned, Matrix, SharedMatrix},
     simd::{Simd, Task},
     team::{Team, share},
-    tile::tile_buffer,
+    tile::{MAX_ROWS, tile_buffer},
 };
 
 /// Attention heads and how wide they are.
@@ -147,7 +147,7 @@ fn attend<S: Simd>(
             let scores = &mut scores[panel * S::WIDTH..];
             simd.tile(input, height, qkv.stride(), keys, key_steps, scores, padded);
         }
-        let mut scales = [0.0; 16];
+        let mut scales = [0.0; MAX_ROWS];
         let rows = scores.chunks_exact_mut(padded).zip(weights.chunks_exact_mut(padded));
         for ((scores, weights), scale) in rows.zip(&mut scales) {
             scores[length..].fill(f32::NEG_INFINITY);

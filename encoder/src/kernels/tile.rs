@@ -8,6 +8,10 @@ use super::simd::Simd;
 
 /// Registers side by side in a tile.
 pub(super) const COLUMNS: usize = 2;
+/// The most rows of a tile, over all instruction sets.
+pub(super) const MAX_ROWS: usize = 12;
+/// The most columns of a tile, over all instruction sets.
+const MAX_WIDTH: usize = 32;
 
 /// How an instruction set multiplies.
 ///
@@ -109,10 +113,10 @@ unsafe fn rows_of<S: Multiply, const ROWS: usize>(
 
 /// Room for the sums of any tile, with nothing between its rows.
 #[repr(align(64))]
-pub(super) struct TileBuffer(pub(super) [f32; 12 * 32]);
+pub(super) struct TileBuffer(pub(super) [f32; MAX_ROWS * MAX_WIDTH]);
 
 /// A buffer of zeros.
 #[inline(always)]
 pub(super) fn tile_buffer() -> TileBuffer {
-    TileBuffer([0.0; 12 * 32])
+    TileBuffer([0.0; MAX_ROWS * MAX_WIDTH])
 }
