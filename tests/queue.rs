@@ -11,6 +11,8 @@ mod admission;
 mod changes;
 #[path = "queue/claims.rs"]
 mod claims;
+#[path = "queue/fair.rs"]
+mod fair;
 #[path = "queue/leases.rs"]
 mod leases;
 #[path = "queue/outages.rs"]

@@ -1,9 +1,9 @@
-//! The Lua scripts, each with the common part before it.
+//! The Lua scripts, each with the common part before it, and some with another that they share.
 
 use fred::types::scripts::Script;
 
 macro_rules! scripts {
-    ($($name:ident),* $(,)?) => {
+    ($($name:ident $(after $part:ident)?),* $(,)?) => {
         /// One field a script, named as its file in `lua/`.
         pub(super) struct Scripts {
             $(pub(super) $name: Script,)*
@@ -14,6 +14,7 @@ macro_rules! scripts {
                 Self {
                     $($name: Script::from_lua(concat!(
                         include_str!("lua/common.lua"),
+                        $(include_str!(concat!("lua/", stringify!($part), ".lua")),)?
                         include_str!(concat!("lua/", stringify!($name), ".lua")),
                     )),)*
                 }
@@ -30,7 +31,7 @@ scripts!(
     ack,
     cancel,
     change,
-    claim,
+    claim after fair,
     clear,
     dead_letter,
     depths,
@@ -38,12 +39,12 @@ scripts!(
     expired,
     extend,
     forget,
-    hand_back,
+    hand_back after fair,
     lock,
     misused,
     promote,
     publish,
-    reclaim,
+    reclaim after fair,
     recount,
     reserve,
     retry,

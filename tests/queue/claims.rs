@@ -1,4 +1,4 @@
-//! Claims: order, fairness, limits, waiting, and entries that are no jobs.
+//! Claims: order, limits, waiting, and entries that are no jobs.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -43,60 +43,6 @@ async fn no_entry_is_claimed_twice() {
     let claimed: Vec<Uuid> = claims.iter().flat_map(|claim| claimed_nodes(claim)).collect();
     assert_eq!(claimed.len(), 600);
     assert_eq!(claimed.iter().collect::<HashSet<_>>().len(), 600);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_few_jobs_do_not_wait_behind_anothers_thousands() {
-    let test = TestQueue::start().await;
-    let (many, few) = (jobs("many", 2_000), jobs("few", 10));
-    test.enqueue(&many).await;
-    test.enqueue(&few).await;
-    assert_eq!(test.depths().await[0], 2_010);
-
-    let mut claimed = Vec::new();
-    for taken in 1..=4 {
-        claimed.extend(test.claim(8).await);
-        assert_eq!(test.depths().await[..2], [2_010 - 8 * taken, 8 * taken]);
-    }
-    assert_eq!(of_tenant(&claimed, "few"), 10, "all of the few are among the first 32");
-
-    claimed.extend(test.claim(3_000).await);
-    let order = |of: &str| -> Vec<Uuid> {
-        let jobs = claimed.iter().map(|claimed| claimed.job.as_ref().unwrap());
-        jobs.filter(|job| job.tenant_id.as_str() == of).map(|job| job.node_id).collect()
-    };
-    assert_eq!(order("many"), nodes(&many));
-    assert_eq!(order("few"), nodes(&few));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn ten_tenants_share_a_claim_equally() {
-    let test = TestQueue::start().await;
-    for i in 0..10 {
-        test.enqueue(&jobs(&format!("t{i}"), 50)).await;
-    }
-    let claimed = test.claim(50).await;
-    for i in 0..10 {
-        assert_eq!(of_tenant(&claimed, &format!("t{i}")), 5);
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn jobs_that_come_after_arranging_are_merged_in() {
-    let test = TestQueue::start().await;
-    test.enqueue(&jobs("many", 2_000)).await;
-    test.enqueue(&jobs("early", 1)).await;
-    assert_eq!(of_tenant(&test.claim(10).await, "early"), 1);
-    test.enqueue(&jobs("late", 5)).await;
-    // Arranging is done again after a pause that grows with the window.
-    let (mut claimed, mut late) = (0, 0);
-    wait_until(DEADLINE, async || {
-        claimed += 1;
-        late += of_tenant(&test.claim(1).await, "late");
-        late == 5 || claimed == 1_000
-    })
-    .await;
-    assert!(claimed < 60, "the late tenant waited for {claimed} claims");
 }
 
 #[tokio::test(flavor = "multi_thread")]

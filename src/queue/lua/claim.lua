@@ -4,12 +4,6 @@
 --       claimed (-1: any number),
 --       then pairs: tenant, how many of its jobs instead
 -- Answer: token, entry, token, entry, …
---
--- Fairness: entries are put into round-robin order over tenants once, in place, and then
--- claimed by plain pops. `arranged` counts the entries at the right that are in that order;
--- newer ones are merged in when the arranged part runs short, or after a pause that grows with
--- the window, so that arranging stays a small share of the server's time. Order inside a
--- tenant never changes. A tenant's name is found by pattern: it only steers the order.
 local wrong = wrong_type(queue, inflight, leases)
 if wrong then return wrong end
 
@@ -18,78 +12,12 @@ local length = redis.call('LLEN', queue)
 if length == 0 or wanted == 0 then
   return {}
 end
-local now = now_ms()
-local window = math.min(length, max_window)
-
--- A plain search first: matching a pattern at each character of each entry would take the server
--- longer than all the rest.
-local find, match = string.find, string.match
-local function tenant_of(entry)
-  local from = 1
-  while true do
-    local _, name = find(entry, '"tenant_id"', from, true)
-    if not name then
-      return 'default'
-    end
-    local tenant = match(entry, '^%s*:%s*"([^"]*)"', name + 1)
-    if tenant then
-      return tenant
-    end
-    from = name + 1
-  end
-end
-
--- Writes the window back; entries[1] is the one to be claimed first.
-local function rewrite(size, entries)
-  local left_to_right = {}
-  for i = #entries, 1, -1 do
-    left_to_right[#left_to_right + 1] = entries[i]
-  end
-  redis.call('LTRIM', queue, 0, -size - 1)
-  push('RPUSH', queue, left_to_right)
-end
-
-local function arrange()
-  local entries = redis.call('LRANGE', queue, -window, -1)
-  local lanes, by_tenant = {}, {}
-  for i = #entries, 1, -1 do
-    local tenant = tenant_of(entries[i])
-    local lane = by_tenant[tenant]
-    if not lane then
-      lane = {}
-      by_tenant[tenant] = lane
-      lanes[#lanes + 1] = lane
-    end
-    lane[#lane + 1] = entries[i]
-  end
-  if #lanes == 1 then
-    return
-  end
-  local fairly, round = {}, 1
-  while #lanes > 0 do
-    local longer = {}
-    for _, lane in ipairs(lanes) do
-      fairly[#fairly + 1] = lane[round]
-      if lane[round + 1] then
-        longer[#longer + 1] = lane
-      end
-    end
-    lanes, round = longer, round + 1
-  end
-  rewrite(window, fairly)
-end
-
-local state = misuse(fair) and {} or redis.call('HMGET', fair, 'arranged', 'at')
-local arranged = math.min(tonumber(state[1] or 0) or 0, length)
-local at = tonumber(state[2] or 0) or 0
-if arranged < window and (arranged < wanted or now - at >= window / 50) then
-  arrange()
-  arranged, at = window, now
-end
+keep_order(wanted, length, max_window)
 
 -- Picks in order, passing over tenants that are at their limit.
 local function pick_around(default_limit, limits)
-  local size = math.min(wanted * 2, window)
+  local most = math.min(length, max_window)
+  local size = math.min(wanted * 2, most)
   while true do
     local picked, kept, used = {}, {}, {}
     local entries = redis.call('LRANGE', queue, -size, -1)
@@ -103,13 +31,13 @@ local function pick_around(default_limit, limits)
         kept[#kept + 1] = entries[i]
       end
     end
-    if #picked == wanted or size == window then
+    if #picked == wanted or size == most then
       if #picked > 0 then
         rewrite(size, kept)
       end
       return picked
     end
-    size = math.min(size * 4, window)
+    size = math.min(size * 4, most)
   end
 end
 
@@ -139,14 +67,18 @@ for i, entry in ipairs(picked) do
   end
 end
 
-redis.pcall('HSET', fair, 'arranged', math.max(arranged - #picked, 0), 'at', integer(at))
-local deadline, claimed = integer(now + ARGV[4]), {}
+note(picked, -1)
+local deadline, claimed, deadlines = integer(now_ms() + ARGV[4]), {}, {}
 for i, entry in ipairs(picked) do
   -- Leases of one deadline are listed by their names: digits of one width keep them in order.
   local token = string.format('%s:%09d', ARGV[5], i)
-  redis.call('HSET', inflight, token, entry)
-  redis.call('ZADD', leases, deadline, token)
   claimed[#claimed + 1] = token
   claimed[#claimed + 1] = entry
+  deadlines[#deadlines + 1] = deadline
+  deadlines[#deadlines + 1] = token
+end
+if #picked > 0 then
+  push('HSET', inflight, claimed)
+  push('ZADD', leases, deadlines)
 end
 return claimed

@@ -1,0 +1,151 @@
+//! The fair order: tenants take turns, new jobs are merged in, and each tenant's own order stays.
+
+use std::collections::HashMap;
+
+use uuid::Uuid;
+use vecmill::domain::Job;
+
+use crate::{
+    common::wait_until,
+    support::{DEADLINE, TestQueue, held, jobs, nodes, of_tenant},
+};
+
+/// Tenants of skewed sizes, as those of a real system are.
+const WEIGHTS: [(&str, usize); 5] = [("a", 400), ("b", 100), ("c", 20), ("d", 3), ("e", 1)];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_few_jobs_do_not_wait_behind_anothers_thousands() {
+    let test = TestQueue::start().await;
+    let (many, few) = (jobs("many", 2_000), jobs("few", 10));
+    test.enqueue(&many).await;
+    test.enqueue(&few).await;
+    assert_eq!(test.depths().await[0], 2_010);
+
+    let mut claimed = Vec::new();
+    for taken in 1..=4 {
+        claimed.extend(test.claim(8).await);
+        assert_eq!(test.depths().await[..2], [2_010 - 8 * taken, 8 * taken]);
+    }
+    assert_eq!(of_tenant(&claimed, "few"), 10, "all of the few are among the first 32");
+
+    claimed.extend(test.claim(3_000).await);
+    let order = |of: &str| -> Vec<Uuid> {
+        let jobs = claimed.iter().map(|claimed| claimed.job.as_ref().unwrap());
+        jobs.filter(|job| job.tenant_id.as_str() == of).map(|job| job.node_id).collect()
+    };
+    assert_eq!(order("many"), nodes(&many));
+    assert_eq!(order("few"), nodes(&few));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_tenants_share_a_claim_equally() {
+    let test = TestQueue::start().await;
+    for i in 0..10 {
+        test.enqueue(&jobs(&format!("t{i}"), 50)).await;
+    }
+    let claimed = test.claim(50).await;
+    for i in 0..10 {
+        assert_eq!(of_tenant(&claimed, &format!("t{i}")), 5);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_that_come_after_arranging_are_merged_in() {
+    let test = TestQueue::start().await;
+    test.enqueue(&jobs("many", 2_000)).await;
+    test.enqueue(&jobs("early", 1)).await;
+    assert_eq!(of_tenant(&test.claim(10).await, "early"), 1);
+    test.enqueue(&jobs("late", 5)).await;
+    // Arranging is done again after a pause that grows with the window.
+    let (mut claimed, mut late) = (0, 0);
+    wait_until(DEADLINE, async || {
+        claimed += 1;
+        late += of_tenant(&test.claim(1).await, "late");
+        late == 5 || claimed == 1_000
+    })
+    .await;
+    assert!(claimed < 60, "the late tenant waited for {claimed} claims");
+}
+
+/// Makes the next claim merge new jobs in, or arrange all, as it does after a pause.
+fn pause_is_over(test: &TestQueue, of: &str) {
+    test.redis.cli(&["HSET", "embedding:queue:fair", of, "0"]);
+}
+
+fn by_tenant(jobs: impl IntoIterator<Item = Job>) -> HashMap<String, Vec<Uuid>> {
+    let mut order: HashMap<String, Vec<Uuid>> = HashMap::new();
+    for job in jobs {
+        order.entry(job.tenant_id.to_string()).or_default().push(job.node_id);
+    }
+    order
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_order_inside_a_tenant_never_changes() {
+    let test = TestQueue::start().await;
+    let (mut enqueued, mut taken): (Vec<Job>, Vec<Job>) = (Vec::new(), Vec::new());
+    // Periods without a common factor, so that each meets each.
+    for round in 0..150 {
+        if round < 75 {
+            let share = |(tenant, most)| jobs(tenant, most * (round % 5) / 4);
+            let new = WEIGHTS.map(share).concat();
+            test.enqueue(&new).await;
+            enqueued.extend(new);
+        }
+        pause_is_over(&test, "merged");
+        if round % 13 == 0 {
+            pause_is_over(&test, "at");
+        }
+        let claimed = test.claim([1, 300, 64][round % 3]).await;
+        if round % 4 == 0 {
+            let back = claimed.into_iter().map(held).map(|(lease, job)| (lease, Some(job.node_id)));
+            let back: Vec<_> = back.collect();
+            test.queue.hand_back(&back).await.unwrap();
+        } else {
+            taken.extend(claimed.into_iter().map(|claimed| held(claimed).1));
+        }
+    }
+    let rest = test.claim(enqueued.len()).await;
+    taken.extend(rest.into_iter().map(|claimed| held(claimed).1));
+    assert_eq!(taken.len(), enqueued.len());
+    assert_eq!(by_tenant(taken), by_tenant(enqueued));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_tenant_takes_its_turns_before_a_deep_queue_is_arranged_again() {
+    let test = TestQueue::start().await;
+    test.enqueue(&[jobs("a", 2_000), jobs("b", 2_000), jobs("c", 700)].concat()).await;
+    assert_eq!(test.claim(3).await.len(), 3);
+    // More of a tenant that has jobs enough, and a few of a new one.
+    let late = jobs("late", 5);
+    test.enqueue(&[jobs("a", 300), late.clone()].concat()).await;
+    pause_is_over(&test, "merged");
+    let claimed = test.claim(20).await;
+    assert_eq!(of_tenant(&claimed, "late"), 5);
+    // Each has as many turns as before.
+    assert_eq!(["a", "b", "c"].map(|tenant| of_tenant(&claimed, tenant)), [5, 5, 5]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_whose_later_jobs_wait_far_behind_gets_its_turns_back() {
+    let test = TestQueue::start().await;
+    // The turns of `b` reach beyond those into which new jobs are merged.
+    test.enqueue(&[jobs("a", 3_000), jobs("b", 600)].concat()).await;
+    assert_eq!(test.claim(2).await.len(), 2);
+    test.enqueue(&jobs("b", 50)).await;
+    pause_is_over(&test, "merged");
+    assert_eq!(of_tenant(&test.claim(1_198).await, "b"), 599);
+    pause_is_over(&test, "at");
+    pause_is_over(&test, "merged");
+    assert_eq!(of_tenant(&test.claim(100).await, "b"), 50);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_queue_leaves_no_books() {
+    let test = TestQueue::start().await;
+    test.enqueue(&[jobs("a", 3), jobs("b", 3)].concat()).await;
+    assert_eq!(test.claim(4).await.len(), 4);
+    assert_eq!(test.redis.cli(&["HGET", "embedding:queue:fair", "arranged"]), "2");
+    assert_eq!(test.claim(4).await.len(), 2);
+    assert_eq!(test.redis.cli(&["EXISTS", "embedding:queue:fair"]), "0");
+}
