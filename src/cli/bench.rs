@@ -17,7 +17,9 @@ use super::Output;
 use crate::{
     config::ModelOptions,
     domain::{batch, node},
-    inference::{self, Computation, Dtype, Encoding, Kernel, LoadError, Model, ModelConfig},
+    inference::{
+        self, Computation, Dtype, EmbedError, Encoding, Kernel, LoadError, Model, ModelConfig,
+    },
 };
 
 /// Texts that are tokenised and embedded at once: as many as a worker has in hand.
@@ -162,12 +164,17 @@ fn embed(
     let (mut vectors, mut tokens, mut times) = (Vec::with_capacity(texts.len()), 0, Vec::new());
     for texts in texts.chunks(chunk) {
         let began = Instant::now();
-        let encodings = inference::encode_all(model.encoder.as_ref(), texts)?;
+        let encodings = encode(model, texts)?;
         tokens += encodings.iter().map(|encoding| encoding.ids.len()).sum::<usize>();
         vectors.extend(model.backend.embed(&encodings)?);
         times.push(began.elapsed());
     }
     Ok((vectors, tokens, times))
+}
+
+/// Tokenises texts, none of which the tokenizer may refuse.
+fn encode(model: &Model, texts: &[String]) -> Result<Vec<Encoding>, EmbedError> {
+    inference::encode_all(model.encoder.as_ref(), texts).into_iter().collect()
 }
 
 /// The least and the mean cosine to the reference.
@@ -186,7 +193,7 @@ async fn verify(
     };
     let texts = Arc::clone(texts);
     let embed = move || -> anyhow::Result<Vec<Vec<f32>>> {
-        let encodings = inference::encode_all(reference.encoder.as_ref(), &texts)?;
+        let encodings = encode(&reference, &texts)?;
         let lengths: Vec<usize> = encodings.iter().map(|text| text.ids.len()).collect();
         let mut vectors = vec![Vec::new(); texts.len()];
         for numbers in batch::plan(&lengths, batch::Cost::Padded, 4096, 64) {

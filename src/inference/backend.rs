@@ -1,6 +1,9 @@
 //! The seam between the runtime and a model: token ids in, vectors out. Knows nothing of jobs.
 
-use std::sync::Arc;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 use rayon::prelude::*;
 
@@ -22,15 +25,20 @@ pub trait TextEncoder: Send + Sync {
     fn encode(&self, text: &str) -> Result<Encoding, EmbedError>;
 }
 
-/// Encodes texts on all cores. CPU-bound: call it off the async threads.
-///
-/// # Errors
-/// The first text, by its place, that the tokenizer refuses.
-pub fn encode_all(
+/// Texts that are worth another thread.
+const TEXTS_PER_THREAD: usize = 8;
+
+/// Encodes texts on all cores, each with its own answer, in order. A text that makes the tokenizer
+/// panic is refused like any other. CPU-bound: call it off the async threads.
+pub fn encode_all<T: AsRef<str> + Sync>(
     encoder: &dyn TextEncoder,
-    texts: &[String],
-) -> Result<Vec<Encoding>, EmbedError> {
-    texts.par_iter().map(|text| encoder.encode(text)).collect()
+    texts: &[T],
+) -> Vec<Result<Encoding, EmbedError>> {
+    // Encoding changes nothing that a panic could leave half-changed.
+    let encode = |text: &T| catch_unwind(AssertUnwindSafe(|| encoder.encode(text.as_ref())));
+    let refuse = |_| Err(EmbedError::Tokenizer("it panicked".to_owned()));
+    let texts = texts.par_iter().with_min_len(TEXTS_PER_THREAD);
+    texts.map(|text| encode(text).unwrap_or_else(refuse)).collect()
 }
 
 /// A model that turns token ids into vectors.
@@ -100,4 +108,37 @@ pub struct Model {
     pub encoder: Arc<dyn TextEncoder>,
     /// The computation.
     pub backend: Arc<dyn EmbeddingBackend>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One token a character; panics on an empty text.
+    struct Characters;
+
+    impl TextEncoder for Characters {
+        fn encode(&self, text: &str) -> Result<Encoding, EmbedError> {
+            assert!(!text.is_empty(), "planned");
+            Ok(Encoding { ids: text.chars().map(u32::from).collect(), truncated: false })
+        }
+    }
+
+    #[test]
+    fn each_text_has_its_own_answer_even_if_the_tokenizer_panics() {
+        for count in [0, 1, 7, 8, 9, 1000] {
+            let texts: Vec<String> = (0..count).map(|at| "x".repeat(at % 5)).collect();
+            let answers = encode_all(&Characters, &texts);
+            assert_eq!(answers.len(), count);
+            for (text, answer) in texts.iter().zip(answers) {
+                match answer {
+                    Ok(encoding) => assert_eq!(encoding.ids.len(), text.len()),
+                    Err(error) => {
+                        assert!(text.is_empty());
+                        assert_eq!(error.kind(), FailureKind::Permanent);
+                    }
+                }
+            }
+        }
+    }
 }

@@ -119,7 +119,6 @@ impl DispatcherState {
         self.room.took(estimate, Load::of(&prepared.batches) + known.load());
         prepared.batches.into_iter().for_each(|batch| self.schedule.add(batch));
         if known.load() != Load::default() {
-            self.schedule.ending();
             self.done.push(known);
             self.store(myself);
         }
@@ -184,7 +183,8 @@ impl DispatcherState {
         }
         self.storing += 1;
         let done = std::mem::take(&mut self.done);
-        let (worker, batches) = (self.worker.clone(), done.len());
+        let worker = self.worker.clone();
+        let batches = done.iter().filter(|done| matches!(done, Done::Batch { .. })).count();
         let load = done.iter().map(Done::load).fold(Load::default(), |all, load| all + load);
         step(myself, async move {
             finish(&worker, done).await;

@@ -39,7 +39,7 @@ pub enum DispatcherMsg {
     },
     /// Vectors were stored, and their jobs let go.
     Stored {
-        /// How many batches they were of.
+        /// How many batches of a model they were of.
         batches: usize,
         /// What was in them.
         load: Load,
