@@ -13,19 +13,21 @@ LOOK_EVERY = 0.05
 
 
 def measure(bench):
-    limit = bench.sizes.pipeline_texts
     for store in STORES:
-        # Directly before, because a machine's speed changes with its other work.
-        alone = embedder_alone(bench, limit)
-        measure_on(bench, store, f"pipeline_{store}", {}, 1, alone)
+        # Before and after, because a machine's speed changes with its other work.
+        before = embedder_alone(bench)
+        rate = rate_of(bench, store, f"pipeline_{store}", {}, 1)
+        alone = [before, embedder_alone(bench)]
+        bench.report.detail(f"pipeline_{store}_alone", alone)
+        report(bench, f"pipeline_{store}", rate, None if None in alone else statistics.mean(alone))
     without_model = {"EMBEDDING_BACKEND": "hash"}
     for store in STORES:
         key = f"pipeline_{store}_hash"
-        measure_on(bench, store, key, without_model, bench.sizes.hash_rounds, None)
+        report(bench, key, rate_of(bench, store, key, without_model, bench.sizes.hash_rounds), None)
 
 
-def measure_on(bench, store, key, settings, rounds, alone):
-    """The median of some rounds, each on new servers."""
+def rate_of(bench, store, key, settings, rounds):
+    """Nodes a second in the median of some rounds, each on new servers; none where one is missing."""
     runs = []
     for number in range(1, rounds + 1):
         print(f"  {key}, round {number} of {rounds}", flush=True)
@@ -34,14 +36,20 @@ def measure_on(bench, store, key, settings, rounds, alone):
                 runs.append(drive(vecmill, bench.corpus, bench.sizes.pipeline_texts))
         except Missing as missing:
             bench.report.skip(key, missing)
-            return
+            return None
     bench.report.detail(key, runs)
-    bench.report.add(key, statistics.median(run["nodes_per_s"] for run in runs), alone)
+    return statistics.median(run["nodes_per_s"] for run in runs)
 
 
-def embedder_alone(bench, limit):
+def report(bench, key, rate, alone):
+    if rate is not None:
+        bench.report.add(key, rate, alone)
+
+
+def embedder_alone(bench):
     """Texts a second on the same texts."""
-    count = ["--limit", bench.corpus.count(limit), "--rounds", 1]
+    texts = bench.corpus.count(bench.sizes.pipeline_texts)
+    count = ["--limit", texts, "--rounds", 1]
     try:
         return vecmill_bench(bench, bench.corpus.path, count)["texts_per_s"]
     except Missing as missing:
