@@ -7,6 +7,8 @@ mod support;
 
 #[path = "queue/admission.rs"]
 mod admission;
+#[path = "queue/books.rs"]
+mod books;
 #[path = "queue/changes.rs"]
 mod changes;
 #[path = "queue/claims.rs"]

@@ -38,7 +38,7 @@ scripts!(
     enqueue,
     expired,
     extend,
-    forget,
+    forget after fair,
     hand_back after fair,
     lock,
     misused,

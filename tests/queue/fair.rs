@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Tenants of skewed sizes, as those of a real system are.
-const WEIGHTS: [(&str, usize); 5] = [("a", 400), ("b", 100), ("c", 20), ("d", 3), ("e", 1)];
+const WEIGHTS: [(&str, usize); 5] = [("a", 100), ("b", 60), ("c", 20), ("d", 3), ("e", 1)];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_few_jobs_do_not_wait_behind_anothers_thousands() {
@@ -56,7 +56,7 @@ async fn jobs_that_come_after_arranging_are_merged_in() {
     test.enqueue(&jobs("early", 1)).await;
     assert_eq!(of_tenant(&test.claim(10).await, "early"), 1);
     test.enqueue(&jobs("late", 5)).await;
-    // Arranging is done again after a pause that grows with the window.
+    // Merging is done again after a pause.
     let (mut claimed, mut late) = (0, 0);
     wait_until(DEADLINE, async || {
         claimed += 1;
@@ -67,12 +67,14 @@ async fn jobs_that_come_after_arranging_are_merged_in() {
     assert!(claimed < 60, "the late tenant waited for {claimed} claims");
 }
 
-/// Makes the next claim merge new jobs in, or arrange all, as it does after a pause.
-fn pause_is_over(test: &TestQueue, of: &str) {
+/// Makes the next claim merge new jobs in (`merged`), or arrange all (`at`) where that is needed, as
+/// it does after a pause.
+pub fn pause_is_over(test: &TestQueue, of: &str) {
     test.redis.cli(&["HSET", "embedding:queue:fair", of, "0"]);
 }
 
-fn by_tenant(jobs: impl IntoIterator<Item = Job>) -> HashMap<String, Vec<Uuid>> {
+/// The nodes of each tenant, in order.
+pub fn by_tenant(jobs: impl IntoIterator<Item = Job>) -> HashMap<String, Vec<Uuid>> {
     let mut order: HashMap<String, Vec<Uuid>> = HashMap::new();
     for job in jobs {
         order.entry(job.tenant_id.to_string()).or_default().push(job.node_id);
@@ -117,8 +119,7 @@ async fn a_new_tenant_takes_its_turns_before_a_deep_queue_is_arranged_again() {
     test.enqueue(&[jobs("a", 2_000), jobs("b", 2_000), jobs("c", 700)].concat()).await;
     assert_eq!(test.claim(3).await.len(), 3);
     // More of a tenant that has jobs enough, and a few of a new one.
-    let late = jobs("late", 5);
-    test.enqueue(&[jobs("a", 300), late.clone()].concat()).await;
+    test.enqueue(&[jobs("a", 300), jobs("late", 5)].concat()).await;
     pause_is_over(&test, "merged");
     let claimed = test.claim(20).await;
     assert_eq!(of_tenant(&claimed, "late"), 5);
@@ -127,17 +128,56 @@ async fn a_new_tenant_takes_its_turns_before_a_deep_queue_is_arranged_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_that_comes_back_takes_turns_again() {
+    let test = TestQueue::start().await;
+    test.enqueue(&[jobs("a", 2_000), jobs("t", 3)].concat()).await;
+    assert_eq!(of_tenant(&test.claim(10).await, "t"), 3);
+    test.enqueue(&jobs("t", 3)).await;
+    pause_is_over(&test, "merged");
+    assert_eq!(of_tenant(&test.claim(10).await, "t"), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_with_more_jobs_than_there_are_turns_near_does_not_wait_for_all_others() {
+    let test = TestQueue::start().await;
+    for tenant in 0..20 {
+        test.enqueue(&jobs(&format!("many{tenant}"), 240)).await;
+    }
+    assert_eq!(test.claim(20).await.len(), 20);
+    test.enqueue(&jobs("some", 50)).await;
+    let (mut claimed, mut some) = (0, 0);
+    while some < 50 {
+        pause_is_over(&test, "merged");
+        some += of_tenant(&test.claim(64).await, "some");
+        claimed += 64;
+    }
+    // Fifty turns of twenty-one tenants.
+    assert!(claimed < 50 * 21 + 300, "the last came after {claimed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_tenant_whose_later_jobs_wait_far_behind_gets_its_turns_back() {
     let test = TestQueue::start().await;
-    // The turns of `b` reach beyond those into which new jobs are merged.
-    test.enqueue(&[jobs("a", 3_000), jobs("b", 600)].concat()).await;
+    // The turns of `b` reach beyond those into which new jobs are merged; its later jobs wait so far
+    // behind that only arranging all finds them.
+    test.enqueue(&[jobs("a", 5_000), jobs("b", 400)].concat()).await;
     assert_eq!(test.claim(2).await.len(), 2);
     test.enqueue(&jobs("b", 50)).await;
     pause_is_over(&test, "merged");
-    assert_eq!(of_tenant(&test.claim(1_198).await, "b"), 599);
-    pause_is_over(&test, "at");
+    assert_eq!(of_tenant(&test.claim(2).await, "b"), 1);
+    test.enqueue(&jobs("a", 1_900)).await;
     pause_is_over(&test, "merged");
-    assert_eq!(of_tenant(&test.claim(100).await, "b"), 50);
+    assert_eq!(of_tenant(&test.claim(796).await, "b"), 398);
+    let mut claimed = 0;
+    let mut late = 0;
+    wait_until(DEADLINE, async || {
+        pause_is_over(&test, "merged");
+        late += of_tenant(&test.claim(20).await, "b");
+        claimed += 20;
+        late == 50 || claimed > 3_000
+    })
+    .await;
+    assert!(claimed < 500, "the last came after {claimed}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

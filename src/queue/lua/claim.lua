@@ -12,14 +12,15 @@ local length = redis.call('LLEN', queue)
 if length == 0 or wanted == 0 then
   return {}
 end
-keep_order(wanted, length, max_window)
+local arranged = keep_order(wanted, length, max_window)
 
--- Picks in order, passing over tenants that are at their limit.
+-- Picks in order, passing over tenants that are at their limit; answers also how many of these were
+-- among the arranged ones.
 local function pick_around(default_limit, limits)
-  local most = math.min(length, max_window)
+  local most = math.min(length, max_window + MOST_NEW)
   local size = math.min(wanted * 2, most)
   while true do
-    local picked, kept, used = {}, {}, {}
+    local picked, kept, used, in_order = {}, {}, {}, 0
     local entries = redis.call('LRANGE', queue, -size, -1)
     for i = #entries, 1, -1 do
       local tenant = tenant_of(entries[i])
@@ -27,6 +28,9 @@ local function pick_around(default_limit, limits)
       if #picked < wanted and (used[tenant] or 0) < limit then
         used[tenant] = (used[tenant] or 0) + 1
         picked[#picked + 1] = entries[i]
+        if #entries - i < arranged then
+          in_order = in_order + 1
+        end
       else
         kept[#kept + 1] = entries[i]
       end
@@ -35,22 +39,23 @@ local function pick_around(default_limit, limits)
       if #picked > 0 then
         rewrite(size, kept)
       end
-      return picked
+      return picked, in_order
     end
     size = math.min(size * 4, most)
   end
 end
 
-local picked
+local picked, in_order
 local default_limit = tonumber(ARGV[8])
 if default_limit < 0 then
   picked = redis.call('RPOP', queue, wanted)
+  in_order = math.min(#picked, arranged)
 else
   local limits = {}
   for i = 9, #ARGV, 2 do
     limits[ARGV[i]] = tonumber(ARGV[i + 1])
   end
-  picked = pick_around(default_limit, limits)
+  picked, in_order = pick_around(default_limit, limits)
 end
 
 -- What is too much for one answer goes back to its place.
@@ -67,7 +72,7 @@ for i, entry in ipairs(picked) do
   end
 end
 
-note(picked, -1)
+note(picked, math.min(#picked, in_order), -1)
 local deadline, claimed, deadlines = integer(now_ms() + ARGV[4]), {}, {}
 for i, entry in ipairs(picked) do
   -- Leases of one deadline are listed by their names: digits of one width keep them in order.

@@ -1,19 +1,22 @@
 -- The fair order: the entries at the right of the queue stand in turns, one of each tenant in each
 -- turn, so that a claim is a plain pop. Order inside a tenant never changes.
 --
--- `fair` holds how many entries at the right are in order (`arranged`), how many of these each
--- tenant has (`of {tenant}`), when all of them were arranged (`at`), and when new ones were merged
--- in (`merged`). Other programs take from the queue without a word here, so these books only steer
--- the order, and are written anew from time to time.
+-- `fair` holds the books: the leftmost entry that is in order (`edge`), how many are in order
+-- (`arranged`) and how many of these each tenant has (`of {tenant}`), when they were arranged (`at`)
+-- and new ones merged in (`merged`), and whether a tenant runs out of turns (`behind`). Other
+-- programs take from the queue without a word here, so the books only steer the order: the edge is
+-- looked for, and a count that is too high leads to a new arrangement.
 
 -- New entries are merged into the turns of so many entries at the right, and so many at once.
-local HEAD, MOST_NEW = 400, 2000
+local HEAD, MOST_NEW = 600, 2000
 -- With fewer turns than this among those, a new tenant would soon wait again.
 local FEWEST_TURNS = 4
--- Milliseconds between two merges. Between two times that all is arranged, for each entry: when many
--- are new, and when some tenant has had its turns. Work on an entry takes the server about a
--- microsecond, so that this makes a few hundredths of its time.
-local MERGE_PAUSE, PAUSE, LONG_PAUSE = 15, 1 / 25, 3 / 2
+-- An entry too large to be looked for is no edge.
+local LARGEST_EDGE = 2000
+-- Milliseconds between two merges; between two arrangements for each entry, when many are new, and
+-- when merging leaves a tenant behind. Work on an entry takes the server about a microsecond, so
+-- that this makes a few hundredths of its time.
+local MERGE_PAUSE, PAUSE, LONG_PAUSE = 15, 1 / 25, 1 / 2
 
 -- A tenant's name is found by search, since decoding is dear: at its place in a job of ours, else
 -- by a plain search first, because matching a pattern at each character takes longer than all else.
@@ -46,21 +49,46 @@ local function rewrite(size, entries)
   push('RPUSH', queue, left_to_right)
 end
 
--- Notes that entries were put in order at the right (`sign` is 1), or taken from there (-1).
--- An empty queue needs no books.
-local function note(entries, sign)
+-- How many entries at the left are not in order; nil if that is not known, or more than are merged
+-- at once.
+local function unordered()
+  local edge = not misuse(fair) and redis.call('HGET', fair, 'edge')
+  return edge and redis.call('LPOS', queue, edge, 'MAXLEN', MOST_NEW + 1) or nil
+end
+
+-- Writes down that so many entries at the right are in order.
+local function set_edge(size)
+  local edge = redis.call('LINDEX', queue, -size)
+  if edge and #edge <= LARGEST_EDGE then
+    redis.pcall('HSET', fair, 'edge', edge)
+  else
+    redis.pcall('HDEL', fair, 'edge')
+  end
+end
+
+-- Changes the counts of entries that are in order.
+local function count(changes)
+  for field, change in pairs(changes) do
+    local left = redis.pcall('HINCRBY', fair, field, change)
+    if type(left) ~= 'number' or left <= 0 then
+      redis.pcall('HDEL', fair, field)
+    end
+  end
+end
+
+-- Notes that the first so many entries were put in order at the right (`sign` is 1), or were taken
+-- from those in order (-1). An empty queue needs no books.
+local function note(entries, many, sign)
   if misuse(fair) then
     return
   elseif redis.call('LLEN', queue) == 0 then
     redis.call('DEL', fair)
-    return
-  end
-  local changes = {arranged = sign * #entries}
-  for _, entry in ipairs(entries) do
-    add(changes, 'of ' .. tenant_of(entry), sign)
-  end
-  for field, change in pairs(changes) do
-    redis.pcall('HINCRBY', fair, field, change)
+  elseif many > 0 then
+    local changes = {arranged = sign * many}
+    for i = 1, many do
+      add(changes, 'of ' .. tenant_of(entries[i]), sign)
+    end
+    count(changes)
   end
 end
 
@@ -68,9 +96,9 @@ end
 local function noted()
   local fields, counts = redis.pcall('HGETALL', fair), {}
   for i = 1, #fields, 2 do
-    local tenant = match(fields[i], '^of (.*)$')
-    if tenant then
-      counts[tenant] = tonumber(fields[i + 1])
+    local tenant, number = match(fields[i], '^of (.*)$'), tonumber(fields[i + 1])
+    if tenant and number and number < math.huge then
+      counts[tenant] = number
     end
   end
   return counts
@@ -99,23 +127,28 @@ local function arrange(window, now)
     end
     rewrite(window, in_order)
   end
-  local books = {'arranged', window, 'at', integer(now), 'merged', integer(now)}
-  for tenant, count in pairs(counts) do
-    books[#books + 1] = 'of ' .. tenant
-    books[#books + 1] = count
+  if misuse(fair) then
+    return
   end
-  redis.pcall('DEL', fair)
+  local books = {'arranged', window, 'at', integer(now), 'merged', integer(now)}
+  for tenant, all in pairs(counts) do
+    books[#books + 1] = 'of ' .. tenant
+    books[#books + 1] = all
+  end
+  redis.call('DEL', fair)
   push('HSET', fair, books)
+  set_edge(window)
 end
 
--- Merges the entries at the left that are not in order yet into the turns at the right, if all of
--- their tenant's are there; others stay where they are, behind all of their tenant's.
--- Answers how long all may stay unarranged, in milliseconds for each entry, if they must be arranged.
-local function merge(arranged, unread)
+-- Merges the `reach` leftmost entries, of which `unread` are not in order yet, into the turns at the
+-- right, if all of their tenant's are there; others stay where they are, behind all of their
+-- tenant's. Answers whether a tenant runs out of turns although more of its entries wait behind.
+local function merge(length, unread, reach)
   -- The turns at the right: in which a tenant was last, how often it was, where each turn ends.
-  local head = arranged > 0 and redis.call('LRANGE', queue, -math.min(arranged, HEAD), -1) or {}
+  local size = math.min(length - reach, HEAD)
+  local head = size > 0 and redis.call('LRANGE', queue, -size, -1) or {}
   local turns, last, seen, ends = 1, {}, {}, {}
-  for i = #head, 1, -1 do
+  for i = size, 1, -1 do
     local tenant = tenant_of(head[i])
     if last[tenant] == turns then
       ends[turns] = i + 1
@@ -125,84 +158,105 @@ local function merge(arranged, unread)
     seen[tenant] = (seen[tenant] or 0) + 1
   end
   ends[turns] = 1
-  local is_all = #head == arranged
+  local is_all = size + reach == length
 
-  -- Which new ones go to the end of which turn.
-  local new = unread > 0 and redis.call('LRANGE', queue, 0, unread - 1) or {}
-  local stay, joining, last_turn = {}, {}, 0
-  local counts, changes = noted(), {arranged = unread}
-  for i = #new, 1, -1 do
-    local tenant = tenant_of(new[i])
-    local turn = (last[tenant] or 0) + 1
-    if is_all or turn <= turns and (counts[tenant] or 0) <= (seen[tenant] or 0) then
-      joining[turn] = joining[turn] or {}
-      table.insert(joining[turn], new[i])
-      last[tenant], last_turn = turn, math.max(last_turn, turn)
-      add(seen, tenant, 1)
+  -- Which entries go to the end of which turn.
+  local entries = reach > 0 and redis.call('LRANGE', queue, 0, reach - 1) or {}
+  local tenants, counts, changes = {}, noted(), {arranged = unread}
+  for i = 1, reach do
+    tenants[i] = tenant_of(entries[i])
+    if i > unread then
+      add(counts, tenants[i], -1)
     else
-      stay[#stay + 1] = new[i]
+      add(changes, 'of ' .. tenants[i], 1)
+    end
+  end
+  local stay, joining, last_turn = {}, {}, 0
+  for i = reach, 1, -1 do
+    local tenant = tenants[i]
+    local turn, here = (last[tenant] or 0) + 1, seen[tenant] or 0
+    if is_all or turn <= turns and (counts[tenant] or 0) <= here then
+      joining[turn] = joining[turn] or {}
+      table.insert(joining[turn], entries[i])
+      last[tenant], last_turn, seen[tenant] = turn, math.max(last_turn, turn), here + 1
+    else
+      stay[#stay + 1] = entries[i]
     end
     add(counts, tenant, 1)
-    add(changes, 'of ' .. tenant, 1)
   end
   if last_turn > 0 and next(last, next(last)) then
-    local in_order, from = {}, #head
+    local in_order, from = {}, size
     for turn = 1, last_turn do
-      for i = from, ends[turn] or 1, -1 do
+      local to = ends[turn] or 1
+      for i = from, to, -1 do
         in_order[#in_order + 1] = head[i]
       end
-      from = (ends[turn] or 1) - 1
+      from = to - 1
       for _, entry in ipairs(joining[turn] or {}) do
         in_order[#in_order + 1] = entry
       end
     end
-    rewrite(#head - from, in_order)
-    redis.call('LTRIM', queue, unread, -1)
+    rewrite(size - from, in_order)
+    redis.call('LTRIM', queue, reach, -1)
     push('LPUSH', queue, stay)
   end
-  for field, change in pairs(changes) do
-    redis.pcall('HINCRBY', fair, field, change)
-  end
+  count(changes)
+  set_edge(length)
 
-  if is_all then
-    return
-  elseif turns < FEWEST_TURNS then
-    return PAUSE
-  end
-  for tenant, count in pairs(counts) do
-    if count > 0 and not seen[tenant] then
-      return LONG_PAUSE
+  for tenant, all in pairs(counts) do
+    local here = seen[tenant] or 0
+    if not is_all and all > here and here < turns / 2 then
+      return true
     end
   end
+  return false
 end
 
--- Sees to it that the next entries to be claimed, so many as are wanted, are in order.
+-- Sees to it that the next entries to be claimed, so many as are wanted, are in order. Answers how
+-- many at the right are.
 local function keep_order(wanted, length, max_window)
   local now, books = now_ms(), {}
   if not misuse(fair) then
-    books = redis.call('HMGET', fair, 'arranged', 'at', 'merged')
+    books = redis.call('HMGET', fair, 'arranged', 'at', 'merged', 'behind')
   end
   local function book(field)
     return tonumber(books[field] or 0) or 0
   end
-  local arranged = math.max(math.min(book(1), length), 0)
-  local at, merged, unread = book(2), book(3), length - arranged
-  local is_short = arranged < wanted and unread > 0
-  if not is_short and now - merged < MERGE_PAUSE then
-    return
+  -- What is still to come was written by another clock.
+  local function since(field)
+    return book(field) <= now and now - book(field) or now
   end
-  local pause = PAUSE
-  if unread <= MOST_NEW then
-    redis.pcall('HSET', fair, 'arranged', arranged, 'merged', integer(now))
-    pause = merge(arranged, unread)
-    is_short = false
+  local unread = unordered()
+  local arranged = book(1) > 0 and math.floor(math.min(book(1), length)) or 0
+  if unread then
+    arranged = length - unread
   end
-  local window = length <= max_window + MOST_NEW and length or max_window
-  -- Where claims are rare, the longer pause would save nothing.
-  if pause and now - merged >= window * PAUSE then
+  local is_short = arranged < math.min(wanted, length)
+  if not is_short and since(3) < MERGE_PAUSE then
+    return arranged
+  end
+
+  local window, pause = length <= max_window + MOST_NEW and length or max_window, nil
+  if unread and redis.call('HLEN', fair) <= HEAD / FEWEST_TURNS then
+    local was_behind = books[4]
+    local reach = was_behind and math.max(unread, math.min(length, MOST_NEW)) or unread
+    local is_behind = merge(length, unread, reach)
+    redis.pcall('HSET', fair, 'merged', integer(now))
+    if is_behind then
+      redis.pcall('HSET', fair, 'behind', 1)
+    else
+      redis.pcall('HDEL', fair, 'behind')
+    end
+    arranged, is_short = length, false
+    -- Where claims are rare, the longer pause would save nothing.
+    local is_rare = since(3) >= window * PAUSE
+    pause = was_behind and is_behind and (is_rare and PAUSE or LONG_PAUSE)
+  elseif unread ~= 0 then
     pause = PAUSE
   end
-  if pause and (is_short or now - at >= window * pause) then
+  if pause and (is_short or since(2) >= window * pause) then
     arrange(window, now)
+    arranged = window
   end
+  return arranged
 end

@@ -11,7 +11,11 @@ if not live_job(node) then
 end
 local place = place_in_queue(node, tonumber(ARGV[5]))
 while place do
-  ended = ended + redis.call('LREM', queue, 1, redis.call('LINDEX', queue, place))
+  local entry, unread = redis.call('LINDEX', queue, place), unordered()
+  ended = ended + redis.call('LREM', queue, 1, entry)
+  if unread and place >= unread then
+    note({entry}, 1, -1)
+  end
   place = place_in_queue(node, tonumber(ARGV[5]))
 end
 local waiting = waiting_retry(node)

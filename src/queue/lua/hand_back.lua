@@ -16,5 +16,5 @@ for i = #ARGV - 1, 3, -2 do
   end
 end
 push('RPUSH', queue, entries)
-note(entries, 1)
+note(entries, #entries, 1)
 return held

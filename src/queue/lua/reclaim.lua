@@ -15,5 +15,5 @@ for i = #ARGV - 2, 3, -3 do
   end
 end
 push('RPUSH', queue, entries)
-note(entries, 1)
+note(entries, #entries, 1)
 return reclaimed
