@@ -14,7 +14,7 @@ use super::{
     context::Context,
     embedder::{EmbedResult, EmbedderMsg},
     endings,
-    finish::{Done, failed, finish},
+    finish::{Done, batches, failed, finish},
     leases::LeaseKeeper,
     prepare::{Look, Prepared, look, prepare},
     room::{Load, Room},
@@ -183,8 +183,7 @@ impl DispatcherState {
         }
         self.storing += 1;
         let done = std::mem::take(&mut self.done);
-        let worker = self.worker.clone();
-        let batches = done.iter().filter(|done| matches!(done, Done::Batch { .. })).count();
+        let (worker, batches) = (self.worker.clone(), batches(&done));
         let load = done.iter().map(Done::load).fold(Load::default(), |all, load| all + load);
         step(myself, async move {
             finish(&worker, done).await;

@@ -48,6 +48,11 @@ impl Done {
     }
 }
 
+/// How many batches came back from a model. Only their texts can be blamed for what a suspect does.
+pub fn batches(done: &[Done]) -> usize {
+    done.iter().filter(|done| matches!(done, Done::Batch { .. })).count()
+}
+
 /// Stores vectors and ends the jobs of their texts: all of them together, because a database that
 /// keeps what it is given takes as long for much as for little.
 pub async fn finish(worker: &Worker, done: Vec<Done>) {
@@ -199,7 +204,7 @@ async fn write(worker: &Worker, rows: &[Vector]) -> (HashSet<Uuid>, HashSet<Uuid
 
 #[cfg(test)]
 mod tests {
-    use super::is_unit;
+    use super::{Batch, Done, Duration, batches, is_unit};
 
     #[test]
     fn only_unit_vectors_may_be_stored() {
@@ -207,5 +212,12 @@ mod tests {
         for bad in [vec![f32::NAN, 1.0], vec![0.0, 0.0], vec![1.0], vec![f32::INFINITY, 0.0]] {
             assert!(!is_unit(&bad, 2), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn what_was_embedded_before_is_no_batch() {
+        let batch = Batch { texts: Vec::new(), suspect: false };
+        let embedded = Done::Batch { batch, vectors: Vec::new(), took: Duration::ZERO };
+        assert_eq!(batches(&[Done::Known(Vec::new()), embedded, Done::Known(Vec::new())]), 1);
     }
 }

@@ -113,6 +113,7 @@ impl Schedule {
 
     /// It is over.
     pub fn ended(&mut self) {
+        debug_assert!(self.ending > 0, "more endings than beginnings");
         self.ending = self.ending.saturating_sub(1);
         if self.ending == 0 {
             self.is_suspect_ending = false;

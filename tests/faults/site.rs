@@ -22,8 +22,8 @@ use super::{
 pub const DEADLINE: Duration = Duration::from_secs(60);
 /// Lines of the log of each process that a failed run shows.
 const LINES_SHOWN: usize = 25;
-/// Keys of ours that stay at rest: the books of the fair order, and dead letters.
-const KEPT: [&str; 2] = ["embedding:queue:fair", "embedding:dlq"];
+/// The key of ours that stays at rest: dead letters.
+const KEPT: &str = "embedding:dlq";
 
 /// The two pairs of stores.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -205,7 +205,7 @@ impl Site {
     /// The keys of ours that no site at rest has.
     pub fn redis_keys(&self) -> Vec<String> {
         let keys = self.redis("KEYS embedding:*");
-        keys.lines().filter(|key| !KEPT.contains(key)).map(str::to_owned).collect()
+        keys.lines().filter(|&key| key != KEPT).map(str::to_owned).collect()
     }
 
     /// Texts that models gave vectors for, by the logs of all processes.

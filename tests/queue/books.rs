@@ -110,7 +110,6 @@ async fn books_that_make_no_sense_hold_nothing_up() {
         ("edge", "no entry"),
         ("edge", ""),
         ("at", hour_to_come),
-        ("behind", "?"),
     ] {
         test.redis.cli(&["HSET", BOOKS, field, junk, "merged", hour_to_come]);
         test.enqueue(&jobs("t", 2)).await;

@@ -171,6 +171,7 @@ async fn a_tenant_whose_later_jobs_wait_far_behind_gets_its_turns_back() {
     let mut claimed = 0;
     let mut late = 0;
     wait_until(DEADLINE, async || {
+        pause_is_over(&test, "at");
         pause_is_over(&test, "merged");
         late += of_tenant(&test.claim(20).await, "b");
         claimed += 20;
@@ -187,5 +188,12 @@ async fn an_empty_queue_leaves_no_books() {
     assert_eq!(test.claim(4).await.len(), 4);
     assert_eq!(test.redis.cli(&["HGET", "embedding:queue:fair", "arranged"]), "2");
     assert_eq!(test.claim(4).await.len(), 2);
+    assert_eq!(test.redis.cli(&["EXISTS", "embedding:queue:fair"]), "0");
+
+    // Another program took the last.
+    test.enqueue(&[jobs("a", 3), jobs("b", 3)].concat()).await;
+    assert_eq!(test.claim(1).await.len(), 1);
+    test.redis.cli(&["RPOP", "embedding:queue", "5"]);
+    assert!(test.claim(1).await.is_empty());
     assert_eq!(test.redis.cli(&["EXISTS", "embedding:queue:fair"]), "0");
 }

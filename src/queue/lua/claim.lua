@@ -9,6 +9,9 @@ if wrong then return wrong end
 
 local wanted, max_window = tonumber(ARGV[3]), tonumber(ARGV[6])
 local length = redis.call('LLEN', queue)
+if length == 0 then
+  note({}, 0, -1)
+end
 if length == 0 or wanted == 0 then
   return {}
 end

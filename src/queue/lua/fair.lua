@@ -3,20 +3,21 @@
 --
 -- `fair` holds the books: the leftmost entry that is in order (`edge`), how many are in order
 -- (`arranged`) and how many of these each tenant has (`of {tenant}`), when they were arranged (`at`)
--- and new ones merged in (`merged`), and whether a tenant runs out of turns (`behind`). Other
--- programs take from the queue without a word here, so the books only steer the order: the edge is
--- looked for, and a count that is too high leads to a new arrangement.
+-- and new ones merged in (`merged`). Other programs take from the queue without a word here, so the
+-- books only steer the order: the edge is looked for, and a count that is too high leads to a new
+-- arrangement.
 
--- New entries are merged into the turns of so many entries at the right, and so many at once.
-local HEAD, MOST_NEW = 600, 2000
+-- So many new entries are merged at once, into the turns of so many entries at the right, or of up
+-- to so many where a new tenant needs more turns.
+local MOST_NEW, HEAD, LARGEST_HEAD = 2000, 400, 2000
 -- With fewer turns than this among those, a new tenant would soon wait again.
 local FEWEST_TURNS = 4
 -- An entry too large to be looked for is no edge.
 local LARGEST_EDGE = 2000
 -- Milliseconds between two merges; between two arrangements for each entry, when many are new, and
--- when merging leaves a tenant behind. Work on an entry takes the server about a microsecond, so
--- that this makes a few hundredths of its time.
-local MERGE_PAUSE, PAUSE, LONG_PAUSE = 15, 1 / 25, 1 / 2
+-- when a tenant runs out of turns. Work on an entry takes the server about a microsecond, so that
+-- this makes a few hundredths of its time.
+local MERGE_PAUSE, PAUSE, LONG_PAUSE = 15, 1 / 25, 1
 
 -- A tenant's name is found by search, since decoding is dear: at its place in a job of ours, else
 -- by a plain search first, because matching a pattern at each character takes longer than all else.
@@ -140,12 +141,30 @@ local function arrange(window, now)
   set_edge(window)
 end
 
--- Merges the `reach` leftmost entries, of which `unread` are not in order yet, into the turns at the
--- right, if all of their tenant's are there; others stay where they are, behind all of their
--- tenant's. Answers whether a tenant runs out of turns although more of its entries wait behind.
-local function merge(length, unread, reach)
+-- Merges the entries at the left that are not in order yet into the turns at the right, if all of
+-- their tenant's are there; others stay where they are, behind all of their tenant's. Answers whether
+-- a tenant runs out of turns although more of its entries wait behind.
+local function merge(arranged, unread)
+  local entries = unread > 0 and redis.call('LRANGE', queue, 0, unread - 1) or {}
+  local tenants, counts, changes, new, live = {}, noted(), {arranged = unread}, {}, 0
+  for i = 1, unread do
+    tenants[i] = tenant_of(entries[i])
+    add(changes, 'of ' .. tenants[i], 1)
+    if not counts[tenants[i]] then
+      add(new, tenants[i], 1)
+    end
+  end
+  local most_turns = 0
+  for _, wanted in pairs(new) do
+    live, most_turns = live + 1, math.max(most_turns, wanted)
+  end
+  for _ in pairs(counts) do
+    live = live + 1
+  end
+
   -- The turns at the right: in which a tenant was last, how often it was, where each turn ends.
-  local size = math.min(length - reach, HEAD)
+  local wanted = math.max(HEAD, math.min(most_turns * live, LARGEST_HEAD))
+  local size = math.min(arranged, wanted)
   local head = size > 0 and redis.call('LRANGE', queue, -size, -1) or {}
   local turns, last, seen, ends = 1, {}, {}, {}
   for i = size, 1, -1 do
@@ -158,21 +177,11 @@ local function merge(length, unread, reach)
     seen[tenant] = (seen[tenant] or 0) + 1
   end
   ends[turns] = 1
-  local is_all = size + reach == length
+  local is_all = size == arranged
 
   -- Which entries go to the end of which turn.
-  local entries = reach > 0 and redis.call('LRANGE', queue, 0, reach - 1) or {}
-  local tenants, counts, changes = {}, noted(), {arranged = unread}
-  for i = 1, reach do
-    tenants[i] = tenant_of(entries[i])
-    if i > unread then
-      add(counts, tenants[i], -1)
-    else
-      add(changes, 'of ' .. tenants[i], 1)
-    end
-  end
   local stay, joining, last_turn = {}, {}, 0
-  for i = reach, 1, -1 do
+  for i = unread, 1, -1 do
     local tenant = tenants[i]
     local turn, here = (last[tenant] or 0) + 1, seen[tenant] or 0
     if is_all or turn <= turns and (counts[tenant] or 0) <= here then
@@ -197,11 +206,11 @@ local function merge(length, unread, reach)
       end
     end
     rewrite(size - from, in_order)
-    redis.call('LTRIM', queue, reach, -1)
+    redis.call('LTRIM', queue, unread, -1)
     push('LPUSH', queue, stay)
   end
   count(changes)
-  set_edge(length)
+  set_edge(arranged + unread)
 
   for tenant, all in pairs(counts) do
     local here = seen[tenant] or 0
@@ -217,7 +226,7 @@ end
 local function keep_order(wanted, length, max_window)
   local now, books = now_ms(), {}
   if not misuse(fair) then
-    books = redis.call('HMGET', fair, 'arranged', 'at', 'merged', 'behind')
+    books = redis.call('HMGET', fair, 'arranged', 'at', 'merged')
   end
   local function book(field)
     return tonumber(books[field] or 0) or 0
@@ -238,19 +247,11 @@ local function keep_order(wanted, length, max_window)
 
   local window, pause = length <= max_window + MOST_NEW and length or max_window, nil
   if unread and redis.call('HLEN', fair) <= HEAD / FEWEST_TURNS then
-    local was_behind = books[4]
-    local reach = was_behind and math.max(unread, math.min(length, MOST_NEW)) or unread
-    local is_behind = merge(length, unread, reach)
+    local is_behind = merge(arranged, unread)
     redis.pcall('HSET', fair, 'merged', integer(now))
-    if is_behind then
-      redis.pcall('HSET', fair, 'behind', 1)
-    else
-      redis.pcall('HDEL', fair, 'behind')
-    end
     arranged, is_short = length, false
     -- Where claims are rare, the longer pause would save nothing.
-    local is_rare = since(3) >= window * PAUSE
-    pause = was_behind and is_behind and (is_rare and PAUSE or LONG_PAUSE)
+    pause = is_behind and (since(3) >= window * PAUSE and PAUSE or LONG_PAUSE)
   elseif unread ~= 0 then
     pause = PAUSE
   end
