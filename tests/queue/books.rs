@@ -3,7 +3,10 @@
 
 use std::collections::HashMap;
 
-use vecmill::{domain::Job, queue::TenantLimits};
+use vecmill::{
+    domain::Job,
+    queue::{Claimed, TenantLimits},
+};
 
 use crate::{
     fair::{by_tenant, pause_is_over},
@@ -13,7 +16,7 @@ use crate::{
 const BOOKS: &str = "embedding:queue:fair";
 
 /// Claims so many, after the pause, as a queue does that is worked on.
-async fn claim_merged(test: &TestQueue, wanted: usize) -> Vec<vecmill::queue::Claimed> {
+async fn claim_merged(test: &TestQueue, wanted: usize) -> Vec<Claimed> {
     pause_is_over(test, "merged");
     test.claim(wanted).await
 }
