@@ -177,6 +177,32 @@ async fn a_tenant_whose_later_jobs_wait_far_behind_gets_its_turns_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn new_tenants_go_on_taking_turns_in_a_queue_that_is_too_deep_to_arrange_whole() {
+    let test = TestQueue::start().await;
+    test.enqueue(&[jobs("a", 3_600), jobs("b", 500)].concat()).await;
+    assert_eq!(test.claim(2).await.len(), 2);
+    // Deeper step by step, with a tenant that runs out of turns: the oldest are arranged again.
+    for _ in 0..2 {
+        test.enqueue(&[jobs("a", 1_000), jobs("b", 100)].concat()).await;
+        pause_is_over(&test, "merged");
+        assert_eq!(test.claim(490).await.len(), 490);
+    }
+    for _ in 0..3 {
+        pause_is_over(&test, "at");
+        pause_is_over(&test, "merged");
+        assert_eq!(test.claim(10).await.len(), 10);
+    }
+    assert!(test.depths().await[0] > 5_000);
+    let gone = test.enqueue_one("new").await;
+    pause_is_over(&test, "merged");
+    assert_eq!(test.claim(1).await.len(), 1);
+    test.queue.forget(gone.node_id, &gone.tenant_id).await.unwrap();
+    test.enqueue(&jobs("late", 3)).await;
+    pause_is_over(&test, "merged");
+    assert_eq!(of_tenant(&test.claim(20).await, "late"), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_empty_queue_leaves_no_books() {
     let test = TestQueue::start().await;
     test.enqueue(&[jobs("a", 3), jobs("b", 3)].concat()).await;

@@ -105,8 +105,9 @@ local function noted()
   return counts
 end
 
--- Puts so many entries at the right in order.
-local function arrange(window, now)
+-- Puts so many entries at the right in order. Where all entries were in some order already, the books
+-- say the same afterwards.
+local function arrange(window, now, are_all_noted)
   local entries, turns, counts = redis.call('LRANGE', queue, -window, -1), {}, {}
   for i = #entries, 1, -1 do
     local tenant = tenant_of(entries[i])
@@ -129,6 +130,9 @@ local function arrange(window, now)
     rewrite(window, in_order)
   end
   if misuse(fair) then
+    return
+  elseif are_all_noted then
+    redis.call('HSET', fair, 'at', integer(now), 'merged', integer(now))
     return
   end
   local books = {'arranged', window, 'at', integer(now), 'merged', integer(now)}
@@ -245,19 +249,21 @@ local function keep_order(wanted, length, max_window)
     return arranged
   end
 
-  local window, pause = length <= max_window + MOST_NEW and length or max_window, nil
+  local window = length <= max_window + MOST_NEW and length or max_window
+  local pause, is_merged
   if unread and redis.call('HLEN', fair) <= HEAD / FEWEST_TURNS then
     local is_behind = merge(arranged, unread)
     redis.pcall('HSET', fair, 'merged', integer(now))
-    arranged, is_short = length, false
+    arranged, is_short, is_merged = length, false, true
     -- Where claims are rare, the longer pause would save nothing.
     pause = is_behind and (since(3) >= window * PAUSE and PAUSE or LONG_PAUSE)
   elseif unread ~= 0 then
     pause = PAUSE
   end
   if pause and (is_short or since(2) >= window * pause) then
-    arrange(window, now)
-    arranged = window
+    local are_all_noted = is_merged and window < length
+    arrange(window, now, are_all_noted)
+    arranged = are_all_noted and length or window
   end
   return arranged
 end

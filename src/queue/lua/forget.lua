@@ -15,6 +15,9 @@ while place do
   ended = ended + redis.call('LREM', queue, 1, entry)
   if unread and place >= unread then
     note({entry}, 1, -1)
+    if place == unread and redis.call('LLEN', queue) > unread then
+      set_edge(redis.call('LLEN', queue) - unread)
+    end
   end
   place = place_in_queue(node, tonumber(ARGV[5]))
 end
