@@ -3,23 +3,14 @@
 
 use std::collections::HashMap;
 
-use vecmill::{
-    domain::Job,
-    queue::{Claimed, TenantLimits},
-};
+use vecmill::{domain::Job, queue::TenantLimits};
 
 use crate::{
-    fair::{by_tenant, pause_is_over},
-    support::{LEASE, TestQueue, held, jobs, of_tenant, tenant},
+    fair::{claim_merged, pause_is_over},
+    support::{LEASE, TestQueue, by_tenant, jobs, jobs_of, of_tenant, tenant},
 };
 
 const BOOKS: &str = "embedding:queue:fair";
-
-/// Claims so many, after the pause, as a queue does that is worked on.
-async fn claim_merged(test: &TestQueue, wanted: usize) -> Vec<Claimed> {
-    pause_is_over(test, "merged");
-    test.claim(wanted).await
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_tenant_is_seen_though_another_program_took_jobs() {
@@ -56,9 +47,9 @@ async fn the_order_of_a_tenant_survives_that_a_job_is_forgotten() {
     for new in late.chunks(20) {
         test.enqueue(new).await;
         test.enqueue(&jobs("other", 3)).await;
-        taken.extend(claim_merged(&test, 5).await.into_iter().map(|claimed| held(claimed).1));
+        taken.extend(jobs_of(claim_merged(&test, 5).await));
     }
-    taken.extend(claim_merged(&test, 1_000).await.into_iter().map(|claimed| held(claimed).1));
+    taken.extend(jobs_of(claim_merged(&test, 1_000).await));
     let expected = [&early[1..10], &early[30..], late].concat();
     assert_eq!(by_tenant(taken)["t"], by_tenant(expected)["t"]);
 }
@@ -74,10 +65,10 @@ async fn the_order_of_a_tenant_survives_limits() {
     for new in jobs_of_t.chunks(10) {
         test.enqueue(new).await;
         let claimed = test.queue.claim(4, LEASE, Some(&limits)).await.unwrap();
-        taken.extend(claimed.into_iter().map(|claimed| held(claimed).1));
+        taken.extend(jobs_of(claimed));
         pause_is_over(&test, "merged");
     }
-    taken.extend(claim_merged(&test, 2_000).await.into_iter().map(|claimed| held(claimed).1));
+    taken.extend(jobs_of(claim_merged(&test, 2_000).await));
     assert_eq!(by_tenant(taken)["t"], by_tenant(jobs_of_t)["t"]);
 }
 

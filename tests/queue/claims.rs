@@ -12,7 +12,8 @@ use vecmill::queue::{DeadLetter, TenantLimits};
 use crate::{
     common::wait_until,
     support::{
-        DEADLINE, LEASE, TestQueue, claimed_nodes, held, job, jobs, nodes, of_tenant, tenant,
+        DEADLINE, LEASE, TestQueue, by_tenant, claimed_nodes, held, job, jobs, jobs_of, nodes,
+        of_tenant, tenant,
     },
 };
 
@@ -66,13 +67,10 @@ async fn a_tenant_at_its_limit_is_passed_over_and_keeps_its_order() {
     assert_eq!(test.depths().await[..2], [225, 25]);
 
     let all = [claimed, rest, test.claim(1_000).await].concat();
-    let order = |of: &str| -> Vec<Uuid> {
-        let jobs = all.iter().map(|claimed| claimed.job.as_ref().unwrap());
-        jobs.filter(|job| job.tenant_id.as_str() == of).map(|job| job.node_id).collect()
-    };
-    assert_eq!(order("capped"), nodes(&capped));
-    assert_eq!(order("paused"), nodes(&paused));
-    assert_eq!(order("free"), nodes(&free));
+    let order = by_tenant(jobs_of(all));
+    assert_eq!(order["capped"], nodes(&capped));
+    assert_eq!(order["paused"], nodes(&paused));
+    assert_eq!(order["free"], nodes(&free));
 }
 
 #[tokio::test(flavor = "multi_thread")]

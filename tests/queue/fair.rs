@@ -1,13 +1,10 @@
 //! The fair order: tenants take turns, new jobs are merged in, and each tenant's own order stays.
 
-use std::collections::HashMap;
-
-use uuid::Uuid;
-use vecmill::domain::Job;
+use vecmill::{domain::Job, queue::Claimed};
 
 use crate::{
     common::wait_until,
-    support::{DEADLINE, TestQueue, held, jobs, nodes, of_tenant},
+    support::{DEADLINE, TestQueue, by_tenant, held, jobs, jobs_of, nodes, of_tenant},
 };
 
 /// Tenants of skewed sizes, as those of a real system are.
@@ -29,12 +26,9 @@ async fn a_few_jobs_do_not_wait_behind_anothers_thousands() {
     assert_eq!(of_tenant(&claimed, "few"), 10, "all of the few are among the first 32");
 
     claimed.extend(test.claim(3_000).await);
-    let order = |of: &str| -> Vec<Uuid> {
-        let jobs = claimed.iter().map(|claimed| claimed.job.as_ref().unwrap());
-        jobs.filter(|job| job.tenant_id.as_str() == of).map(|job| job.node_id).collect()
-    };
-    assert_eq!(order("many"), nodes(&many));
-    assert_eq!(order("few"), nodes(&few));
+    let order = by_tenant(jobs_of(claimed));
+    assert_eq!(order["many"], nodes(&many));
+    assert_eq!(order["few"], nodes(&few));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -73,13 +67,10 @@ pub fn pause_is_over(test: &TestQueue, of: &str) {
     test.redis.cli(&["HSET", "embedding:queue:fair", of, "0"]);
 }
 
-/// The nodes of each tenant, in order.
-pub fn by_tenant(jobs: impl IntoIterator<Item = Job>) -> HashMap<String, Vec<Uuid>> {
-    let mut order: HashMap<String, Vec<Uuid>> = HashMap::new();
-    for job in jobs {
-        order.entry(job.tenant_id.to_string()).or_default().push(job.node_id);
-    }
-    order
+/// Claims so many after the pause between two merges.
+pub async fn claim_merged(test: &TestQueue, wanted: usize) -> Vec<Claimed> {
+    pause_is_over(test, "merged");
+    test.claim(wanted).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -104,11 +95,10 @@ async fn the_order_inside_a_tenant_never_changes() {
             let back: Vec<_> = back.collect();
             test.queue.hand_back(&back).await.unwrap();
         } else {
-            taken.extend(claimed.into_iter().map(|claimed| held(claimed).1));
+            taken.extend(jobs_of(claimed));
         }
     }
-    let rest = test.claim(enqueued.len()).await;
-    taken.extend(rest.into_iter().map(|claimed| held(claimed).1));
+    taken.extend(jobs_of(test.claim(enqueued.len()).await));
     assert_eq!(taken.len(), enqueued.len());
     assert_eq!(by_tenant(taken), by_tenant(enqueued));
 }
@@ -120,8 +110,7 @@ async fn a_new_tenant_takes_its_turns_before_a_deep_queue_is_arranged_again() {
     assert_eq!(test.claim(3).await.len(), 3);
     // More of a tenant that has jobs enough, and a few of a new one.
     test.enqueue(&[jobs("a", 300), jobs("late", 5)].concat()).await;
-    pause_is_over(&test, "merged");
-    let claimed = test.claim(20).await;
+    let claimed = claim_merged(&test, 20).await;
     assert_eq!(of_tenant(&claimed, "late"), 5);
     // Each has as many turns as before.
     assert_eq!(["a", "b", "c"].map(|tenant| of_tenant(&claimed, tenant)), [5, 5, 5]);
@@ -133,8 +122,7 @@ async fn a_tenant_that_comes_back_takes_turns_again() {
     test.enqueue(&[jobs("a", 2_000), jobs("t", 3)].concat()).await;
     assert_eq!(of_tenant(&test.claim(10).await, "t"), 3);
     test.enqueue(&jobs("t", 3)).await;
-    pause_is_over(&test, "merged");
-    assert_eq!(of_tenant(&test.claim(10).await, "t"), 3);
+    assert_eq!(of_tenant(&claim_merged(&test, 10).await, "t"), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -147,8 +135,7 @@ async fn a_tenant_with_more_jobs_than_there_are_turns_near_does_not_wait_for_all
     test.enqueue(&jobs("some", 50)).await;
     let (mut claimed, mut some) = (0, 0);
     while some < 50 {
-        pause_is_over(&test, "merged");
-        some += of_tenant(&test.claim(64).await, "some");
+        some += of_tenant(&claim_merged(&test, 64).await, "some");
         claimed += 64;
     }
     // Fifty turns of twenty-one tenants.
@@ -162,13 +149,11 @@ async fn a_tenant_whose_later_jobs_wait_far_behind_gets_its_turns_back() {
     test.enqueue(&[jobs("a", 3_000), jobs("b", 400)].concat()).await;
     assert_eq!(test.claim(2).await.len(), 2);
     test.enqueue(&jobs("b", 50)).await;
-    pause_is_over(&test, "merged");
-    assert_eq!(of_tenant(&test.claim(798).await, "b"), 399);
+    assert_eq!(of_tenant(&claim_merged(&test, 798).await, "b"), 399);
     let (mut claimed, mut late) = (0, 0);
     wait_until(DEADLINE, async || {
         pause_is_over(&test, "at");
-        pause_is_over(&test, "merged");
-        late += of_tenant(&test.claim(20).await, "b");
+        late += of_tenant(&claim_merged(&test, 20).await, "b");
         claimed += 20;
         late == 50 || claimed > 3_000
     })
@@ -184,22 +169,19 @@ async fn new_tenants_go_on_taking_turns_in_a_queue_that_is_too_deep_to_arrange_w
     // Deeper step by step, with a tenant that runs out of turns: the oldest are arranged again.
     for _ in 0..2 {
         test.enqueue(&[jobs("a", 1_000), jobs("b", 100)].concat()).await;
-        pause_is_over(&test, "merged");
-        assert_eq!(test.claim(490).await.len(), 490);
+        assert_eq!(claim_merged(&test, 490).await.len(), 490);
     }
     for _ in 0..3 {
         pause_is_over(&test, "at");
-        pause_is_over(&test, "merged");
-        assert_eq!(test.claim(10).await.len(), 10);
+        assert_eq!(claim_merged(&test, 10).await.len(), 10);
     }
     assert!(test.depths().await[0] > 5_000);
-    let gone = test.enqueue_one("new").await;
-    pause_is_over(&test, "merged");
-    assert_eq!(test.claim(1).await.len(), 1);
-    test.queue.forget(gone.node_id, &gone.tenant_id).await.unwrap();
+    // The newest job, by which it is known what is in order, is gone.
+    let newest = test.enqueue_one("a").await;
+    assert_eq!(claim_merged(&test, 1).await.len(), 1);
+    assert_eq!(test.queue.forget(newest.node_id, &newest.tenant_id).await.unwrap(), 1);
     test.enqueue(&jobs("late", 3)).await;
-    pause_is_over(&test, "merged");
-    assert_eq!(of_tenant(&test.claim(20).await, "late"), 3);
+    assert_eq!(of_tenant(&claim_merged(&test, 20).await, "late"), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,9 @@
 //! A queue on a Redis of its own, and the jobs to put into it.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use uuid::Uuid;
 use vecmill::{
@@ -159,6 +162,20 @@ pub fn same_node(job: &Job) -> Job {
 /// A job with its lease.
 pub fn held(claimed: Claimed) -> (Lease, Job) {
     (claimed.lease, claimed.job.unwrap())
+}
+
+/// The jobs of a claim.
+pub fn jobs_of(claimed: Vec<Claimed>) -> impl Iterator<Item = Job> {
+    claimed.into_iter().map(|claimed| held(claimed).1)
+}
+
+/// The nodes of each tenant, in order.
+pub fn by_tenant(jobs: impl IntoIterator<Item = Job>) -> HashMap<String, Vec<Uuid>> {
+    let mut order: HashMap<String, Vec<Uuid>> = HashMap::new();
+    for job in jobs {
+        order.entry(job.tenant_id.to_string()).or_default().push(job.node_id);
+    }
+    order
 }
 
 pub fn nodes(jobs: &[Job]) -> Vec<Uuid> {

@@ -85,8 +85,6 @@ for i, entry in ipairs(picked) do
   deadlines[#deadlines + 1] = deadline
   deadlines[#deadlines + 1] = token
 end
-if #picked > 0 then
-  push('HSET', inflight, claimed)
-  push('ZADD', leases, deadlines)
-end
+push('HSET', inflight, claimed)
+push('ZADD', leases, deadlines)
 return claimed

@@ -236,16 +236,17 @@ local function keep_order(wanted, length, max_window)
     return tonumber(books[field] or 0) or 0
   end
   -- What is still to come was written by another clock.
-  local function since(field)
-    return book(field) <= now and now - book(field) or now
+  local function since(time)
+    return time <= now and now - time or now
   end
+  local arranged, since_arranged, since_merged = book(1), since(book(2)), since(book(3))
   local unread = unordered()
-  local arranged = book(1) > 0 and math.floor(math.min(book(1), length)) or 0
+  arranged = arranged > 0 and math.floor(math.min(arranged, length)) or 0
   if unread then
     arranged = length - unread
   end
   local is_short = arranged < math.min(wanted, length)
-  if not is_short and since(3) < MERGE_PAUSE then
+  if not is_short and since_merged < MERGE_PAUSE then
     return arranged
   end
 
@@ -256,11 +257,11 @@ local function keep_order(wanted, length, max_window)
     redis.pcall('HSET', fair, 'merged', integer(now))
     arranged, is_short, is_merged = length, false, true
     -- Where claims are rare, the longer pause would save nothing.
-    pause = is_behind and (since(3) >= window * PAUSE and PAUSE or LONG_PAUSE)
+    pause = is_behind and (since_merged >= window * PAUSE and PAUSE or LONG_PAUSE)
   elseif unread ~= 0 then
     pause = PAUSE
   end
-  if pause and (is_short or since(2) >= window * pause) then
+  if pause and (is_short or since_arranged >= window * pause) then
     local are_all_noted = is_merged and window < length
     arrange(window, now, are_all_noted)
     arranged = are_all_noted and length or window
