@@ -3,7 +3,12 @@
 use std::collections::HashMap;
 
 use super::worker::Held;
-use crate::{domain::Job, inference::Encoding, queue::Lease, store::InputHash};
+use crate::{
+    domain::Job,
+    inference::Encoding,
+    queue::Lease,
+    store::{InputHash, Subject, TextHash},
+};
 
 /// A claimed job with the text it stands for.
 #[derive(Debug, Clone)]
@@ -13,7 +18,7 @@ pub struct Text {
     /// The job.
     pub job: Job,
     /// What is embedded.
-    pub text: String,
+    pub text_hash: TextHash,
     /// Identifies text, model and revision.
     pub source_hash: String,
     /// Identifies what the model sees, and the model; `None` without a cache.
@@ -26,6 +31,12 @@ impl Text {
     /// The job alone, when the text is needed no more.
     pub fn into_held(self) -> Held {
         (self.lease, self.job)
+    }
+
+    /// The same, with what the job's failure is about.
+    pub fn into_failing(self) -> (Held, Subject) {
+        let subject = Subject::Text(Some(self.text_hash));
+        (self.into_held(), subject)
     }
 }
 

@@ -217,7 +217,7 @@ impl DispatcherState {
     /// Ends the job of a text that brought an Embedder down while it was alone with it.
     fn fail(&mut self, myself: &ActorRef<DispatcherMsg>, batch: Batch, reason: &str) {
         let (worker, load) = (self.worker.clone(), Load::of([&batch]));
-        let jobs: Vec<Held> = batch.texts.into_iter().map(Text::into_held).collect();
+        let jobs = batch.texts.into_iter().map(Text::into_failing).collect();
         let reason = format!("{reason} on this text");
         self.end(myself, load, async move {
             endings::fail(&worker, jobs, FailureKind::Permanent, &reason).await;

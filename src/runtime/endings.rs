@@ -12,33 +12,20 @@ use super::{
 use crate::{
     domain::{FailureKind, Job, NodeStatus},
     queue::{DeadLetter, Lease},
-    store::Outcome,
+    store::{Outcome, Subject},
     telemetry::{Chain, metrics},
 };
 
 /// Fails jobs: they wait for their next attempt, or end for good when the failure is permanent
 /// or was the last one. Rows first: a crash in between leaves a lease that runs out, never a
 /// row that waits for nothing.
-pub async fn fail(worker: &Worker, jobs: Vec<Held>, kind: FailureKind, reason: &str) {
-    fail_after(worker, jobs, kind, reason, true).await;
-}
-
-/// The same for jobs whose rows could not even be marked `processing`; they are tried again.
-pub async fn fail_unread(worker: &Worker, jobs: Vec<Held>, reason: &str) {
-    fail_after(worker, jobs, FailureKind::Transient, reason, false).await;
-}
-
-async fn fail_after(
-    worker: &Worker,
-    jobs: Vec<Held>,
-    kind: FailureKind,
-    reason: &str,
-    begun: bool,
-) {
+///
+/// A row that is not about what failed any more takes nothing, and its job goes back.
+pub async fn fail(worker: &Worker, failed: Vec<(Held, Subject)>, kind: FailureKind, reason: &str) {
     let retry = &worker.context.config.retry;
-    let mut ended: Vec<(Held, Option<Duration>)> = Vec::with_capacity(jobs.len());
-    let mut outcomes = Vec::with_capacity(jobs.len());
-    for (lease, mut job) in jobs {
+    let mut ended: Vec<(Held, Subject, Option<Duration>)> = Vec::with_capacity(failed.len());
+    let mut outcomes = Vec::with_capacity(failed.len());
+    for ((lease, mut job), subject) in failed {
         job.attempts += 1;
         let delay = match kind {
             FailureKind::Permanent => None,
@@ -51,15 +38,15 @@ async fn fail_after(
             status,
             error: reason.to_owned(),
             attempts: job.attempts,
-            begun,
+            subject,
         });
-        ended.push(((lease, job), delay));
+        ended.push(((lease, job), subject, delay));
     }
     let recorded = record(worker, &outcomes).await;
     let mut retries: Vec<(Lease, Job, Duration)> = Vec::new();
     let (mut letters, mut jobs, mut moot) = (Vec::new(), Vec::new(), Vec::new());
-    for ((lease, job), delay) in ended {
-        if begun && !recorded.contains(&job.node_id) {
+    for ((lease, job), subject, delay) in ended {
+        if subject != Subject::Unread && !recorded.contains(&job.node_id) {
             // The row has another text by now, or is not this worker's any more: what failed is
             // not what it holds. The next claim finds out.
             moot.push((lease, job));
@@ -93,7 +80,7 @@ pub async fn skip(worker: &Worker, skipped: Vec<(Held, &'static str)>) {
             status: NodeStatus::Skipped,
             error: (*reason).to_owned(),
             attempts: job.attempts,
-            begun: true,
+            subject: Subject::Text(None),
         })
         .collect();
     let recorded = record(worker, &outcomes).await;

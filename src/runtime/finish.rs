@@ -1,6 +1,9 @@
 //! From vectors to rows: the second half of a job's way through a worker.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use tracing::{debug, error, warn};
 use uuid::Uuid;
@@ -16,7 +19,7 @@ use super::{
 use crate::{
     domain::FailureKind,
     inference::EmbedError,
-    store::Vector,
+    store::{Subject, TextHash, Vector},
     telemetry::{Chain, metrics},
 };
 
@@ -88,7 +91,7 @@ async fn vectors_of(
     metrics::duplicates_in_batch(batch.texts.len() - texts);
     if vectors.len() != texts {
         let reason = "the model lost count of the texts";
-        endings::fail(worker, jobs_of(batch.texts), FailureKind::Transient, reason).await;
+        endings::fail(worker, failing(batch.texts), FailureKind::Transient, reason).await;
         return Vec::new();
     }
     let inputs = batch.inputs();
@@ -104,16 +107,17 @@ pub async fn failed(worker: &Worker, batch: Batch, error: &EmbedError) -> Vec<Ba
             warn!(error = %Chain(error), "a batch failed; splitting it");
             return halves.into();
         }
-        Err(single) => jobs_of(single.texts),
+        Err(single) => single.texts,
     };
     match error.kind() {
         FailureKind::Infrastructure => {
             error!(error = %Chain(error), "the device is away");
             worker.context.device_up.send_replace(false);
             worker.tell(ThrottlerMsg::Down);
-            worker.hand_back(&single).await;
+            let jobs: Vec<Held> = single.into_iter().map(Text::into_held).collect();
+            worker.hand_back(&jobs).await;
         }
-        kind => endings::fail(worker, single, kind, &error.to_string()).await,
+        kind => endings::fail(worker, failing(single), kind, &error.to_string()).await,
     }
     Vec::new()
 }
@@ -128,8 +132,8 @@ pub fn is_unit(vector: &[f32], dimension: usize) -> bool {
     vector.len() == dimension && (length - 1.0).abs() <= LENGTH_TOLERANCE
 }
 
-fn jobs_of(texts: impl IntoIterator<Item = Text>) -> Vec<Held> {
-    texts.into_iter().map(Text::into_held).collect()
+fn failing(texts: impl IntoIterator<Item = Text>) -> Vec<(Held, Subject)> {
+    texts.into_iter().map(Text::into_failing).collect()
 }
 
 async fn store(worker: &Worker, embedded: Vec<(Text, Vec<f32>)>) {
@@ -137,7 +141,7 @@ async fn store(worker: &Worker, embedded: Vec<(Text, Vec<f32>)>) {
     let (good, bad): (Vec<_>, Vec<_>) =
         embedded.into_iter().partition(|(_, values)| is_unit(values, dimension));
     if !bad.is_empty() {
-        let jobs = jobs_of(bad.into_iter().map(|(text, _)| text));
+        let jobs = failing(bad.into_iter().map(|(text, _)| text));
         let reason = "the model's vector is not of length 1";
         endings::fail(worker, jobs, FailureKind::Transient, reason).await;
     }
@@ -146,7 +150,7 @@ async fn store(worker: &Worker, embedded: Vec<(Text, Vec<f32>)>) {
     for (text, values) in good {
         rows.push(Vector {
             id: text.job.node_id,
-            text: text.text,
+            text_hash: text.text_hash,
             source_hash: text.source_hash,
             input_hash: text.input_hash,
             values,
@@ -158,8 +162,13 @@ async fn store(worker: &Worker, embedded: Vec<(Text, Vec<f32>)>) {
     let (stored, refused) = write(worker, &rows).await;
     let (done, rest): (Vec<Held>, Vec<Held>) =
         jobs.into_iter().partition(|(_, job)| stored.contains(&job.node_id));
-    let (refused, changed): (Vec<Held>, Vec<Held>) =
-        rest.into_iter().partition(|(_, job)| refused.contains(&job.node_id));
+    let (mut failed, mut changed) = (Vec::new(), Vec::new());
+    for held in rest {
+        match refused.get(&held.1.node_id) {
+            Some(&hash) => failed.push((held, Subject::Text(Some(hash)))),
+            None => changed.push(held),
+        }
+    }
     let now = unix_now();
     for (_, job) in &done {
         if let Some(enqueued_at) = job.enqueued_at {
@@ -167,9 +176,9 @@ async fn store(worker: &Worker, embedded: Vec<(Text, Vec<f32>)>) {
         }
     }
     endings::end(worker, "ready", &done).await;
-    if !refused.is_empty() {
+    if !failed.is_empty() {
         let reason = "the database refused the vector";
-        endings::fail(worker, refused, FailureKind::Transient, reason).await;
+        endings::fail(worker, failed, FailureKind::Transient, reason).await;
     }
     if !changed.is_empty() {
         // The text changed meanwhile, or the row is gone: the next claim finds out which.
@@ -179,9 +188,9 @@ async fn store(worker: &Worker, embedded: Vec<(Text, Vec<f32>)>) {
 }
 
 /// Writes vectors; a statement that is refused is split, so that one bad row harms no other.
-/// Returns the nodes stored, and those whose row was refused.
-async fn write(worker: &Worker, rows: &[Vector]) -> (HashSet<Uuid>, HashSet<Uuid>) {
-    let (mut stored, mut refused) = (HashSet::new(), HashSet::new());
+/// Returns the nodes stored, and those whose row was refused, with their texts.
+async fn write(worker: &Worker, rows: &[Vector]) -> (HashSet<Uuid>, HashMap<Uuid, TextHash>) {
+    let (mut stored, mut refused) = (HashSet::new(), HashMap::new());
     let mut parts = vec![rows];
     while let Some(part) = parts.pop() {
         if part.is_empty() {
@@ -191,7 +200,7 @@ async fn write(worker: &Worker, rows: &[Vector]) -> (HashSet<Uuid>, HashSet<Uuid
             Ok(ids) => stored.extend(ids),
             Err(error) if part.len() == 1 => {
                 error!(error = %Chain(&error), node = %part[0].id, "cannot store a vector");
-                refused.insert(part[0].id);
+                refused.insert(part[0].id, part[0].text_hash);
             }
             Err(_) => {
                 let (first, second) = part.split_at(part.len() / 2);

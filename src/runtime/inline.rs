@@ -24,7 +24,7 @@ use crate::{
     config::WorkerConfig,
     domain::{NewNode, NodeStatus, batch::plan, node::text_of_props},
     inference::{BackendThread, EmbedError, Encoding, Model},
-    store::{InputHash, Outcome, Store, TextSource, Vector},
+    store::{InputHash, Outcome, Store, Subject, TextSource, Vector, text_hash},
     telemetry::{Chain, metrics},
 };
 
@@ -202,7 +202,9 @@ impl InlineEmbedder {
         has_payload_ref: bool,
         embedding: Option<Result<Embedded, String>>,
     ) -> Result<Vector, Outcome> {
-        let outcome = |status, error| Outcome { id, status, error, attempts: 0, begun: true };
+        // The row is written in the same transaction.
+        let subject = Subject::Processing;
+        let outcome = |status, error| Outcome { id, status, error, attempts: 0, subject };
         let Some(embedding) = embedding else {
             let reason = reason_without_text(has_payload_ref);
             return Err(outcome(NodeStatus::Skipped, reason.to_owned()));
@@ -212,7 +214,7 @@ impl InlineEmbedder {
         Ok(Vector {
             id,
             source_hash: source_hash(&self.model, &text),
-            text,
+            text_hash: text_hash(&text),
             input_hash,
             values,
             truncated,

@@ -17,12 +17,12 @@ use super::{
 };
 use crate::{
     domain::{
-        Action, NodeStatus,
+        Action, FailureKind, NodeStatus,
         batch::{Cost, plan},
     },
     inference::Model,
     queue::{Claimed, DeadLetter},
-    store::{BeginJob, InputHash, TextRow},
+    store::{BeginJob, InputHash, Subject, TextRow},
     telemetry::{Chain, metrics},
 };
 
@@ -162,7 +162,8 @@ async fn read_rows(worker: &Worker, jobs: Vec<Held>) -> (Vec<Held>, Vec<TextRow>
             Err(error) if part.len() == 1 => {
                 error!(error = %Chain(&error), node = %part[0].1.node_id, "cannot load a text");
                 let reason = "the database refused to read the node";
-                endings::fail_unread(worker, part, reason).await;
+                let unread = part.into_iter().map(|held| (held, Subject::Unread)).collect();
+                endings::fail(worker, unread, FailureKind::Transient, reason).await;
             }
             Err(_) => {
                 let second = part.split_off(part.len() / 2);
@@ -278,7 +279,7 @@ mod tests {
         Text {
             lease: Lease::from(Uuid::new_v4()),
             job,
-            text: String::new(),
+            text_hash: [number; 32],
             source_hash: String::new(),
             input_hash: Some([number; 32]),
             encoding: Encoding { ids: vec![number.into()], truncated: false },

@@ -145,7 +145,7 @@ mod tests {
             Text {
                 lease,
                 job,
-                text: String::new(),
+                text_hash: [0; 32],
                 source_hash: String::new(),
                 input_hash: None,
                 encoding: Encoding { ids: vec![1], truncated: false },

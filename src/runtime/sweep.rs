@@ -18,7 +18,7 @@ use super::{
 use crate::{
     domain::{Action, Job, NodeStatus},
     queue::{DeadLetter, Enqueued, Lock, QueueError, Recount},
-    store::{Outcome, StoreError},
+    store::{Outcome, StoreError, Subject},
     telemetry::{Chain, metrics},
 };
 
@@ -97,7 +97,8 @@ async fn reclaim_expired(context: &Context) -> Result<(), SweepError> {
             status: NodeStatus::Failed,
             error: reason.clone(),
             attempts: job.attempts,
-            begun: true,
+            // What text it was is not known any more.
+            subject: Subject::Processing,
         })
         .collect();
     // Rows first: until the scripts run, the jobs are still under their leases.

@@ -9,7 +9,10 @@ use super::{
     endings,
     worker::{Held, Worker},
 };
-use crate::inference::{self, EmbedError, Encoding, Model};
+use crate::{
+    inference::{self, EmbedError, Encoding, Model},
+    store::{Subject, text_hash},
+};
 
 /// A job and its text.
 pub struct Source {
@@ -39,10 +42,10 @@ pub async fn tokenise(worker: &Worker, sources: Vec<Source>) -> Vec<Text> {
                         job,
                         source_hash: source_hash(&model, &text),
                         input_hash: has_cache.then(|| input_hash(&model, &encoding.ids)),
-                        text,
+                        text_hash: text_hash(&text),
                         encoding,
                     }),
-                    Err(error) => Err(Box::new(((lease, job), error))),
+                    Err(error) => Err(Box::new(((lease, job), text_hash(&text), error))),
                 }
             };
         sources.into_iter().zip(encodings).map(to_text).collect::<Vec<Result<_, _>>>()
@@ -53,9 +56,10 @@ pub async fn tokenise(worker: &Worker, sources: Vec<Source>) -> Vec<Text> {
         match result {
             Ok(text) => texts.push(text),
             Err(refused) => {
-                let (held, error) = *refused;
+                let (held, hash, error) = *refused;
                 let reason = error.to_string();
-                endings::fail(worker, vec![held], error.kind(), &reason).await;
+                let subject = Subject::Text(Some(hash));
+                endings::fail(worker, vec![(held, subject)], error.kind(), &reason).await;
             }
         }
     }

@@ -224,6 +224,11 @@ pub(super) fn postgres_text(props: &str) -> String {
     format!("CASE {} END", cases.join(" "))
 }
 
+/// The [`super::TextHash`] of that text; null when there is none.
+pub(super) fn postgres_text_hash(props: &str) -> String {
+    format!("sha256(convert_to({}, 'UTF8'))", postgres_text(props))
+}
+
 /// The text by the rule of [`text_of_props`] in the JSON that SQLite holds; none if another
 /// program left there what is no JSON object.
 pub(super) fn sqlite_text(props: &str) -> Option<String> {

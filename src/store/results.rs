@@ -12,7 +12,8 @@ use uuid::Uuid;
 
 use super::{
     Store, StoreError, Vector,
-    dialect::{Dialect, Kind, hex, postgres_text, sqlite_text, to_json},
+    dialect::{Dialect, Kind, postgres_text_hash, sqlite_text, to_json},
+    text_hash,
 };
 
 impl Store {
@@ -119,13 +120,13 @@ async fn complete_postgres(
         .iter()
         .enumerate()
         .map(|(position, vector)| VectorRow {
-            text_hash: Some(hex(&Sha256::digest(vector.text.as_bytes()))),
+            text_hash: Some(Dialect::Postgres.bytes(&vector.text_hash)),
             ..VectorRow::new(position, vector, Dialect::Postgres)
         })
         .collect();
     let components: Vec<f32> =
         vectors.iter().flat_map(|vector| vector.values.iter().copied()).collect();
-    let fields = [VECTOR_ROW.as_slice(), &[("text_hash", Kind::Text)]];
+    let fields = [VECTOR_ROW.as_slice(), &[("text_hash", Kind::Bytes)]];
     let sql = format!(
         "WITH v AS MATERIALIZED ( \
            SELECT v.*, ($2::real[])[v.position * $3 + 1 : (v.position + 1) * $3]::vector \
@@ -135,11 +136,11 @@ async fn complete_postgres(
              WHEN n.embedding IS NULL OR vector_dims(n.embedding) <> $3 THEN 0 \
              ELSE coalesce(nullif(n.embedding <=> v.embedding, 'NaN'), 0) END \
          FROM v WHERE n.id = v.id \
-           AND encode(sha256(convert_to({text}, 'UTF8')), 'hex') = v.text_hash \
+           AND {text_hash} = v.text_hash \
          RETURNING n.id",
         rows = Dialect::Postgres.rows(&fields.concat()),
         assignments = assignments(Dialect::Postgres),
-        text = postgres_text("n.props"),
+        text_hash = postgres_text_hash("n.props"),
     );
     let dimension = i32::try_from(dimension).unwrap_or(i32::MAX);
     let values = [to_json(&rows).into(), components.into(), dimension.into()];
@@ -180,7 +181,7 @@ async fn complete_sqlite(
     for vector in vectors {
         let Some(old) = old.get(&vector.id) else { continue };
         let text = old.props.as_deref().and_then(sqlite_text);
-        if text.as_deref() != Some(vector.text.as_str()) {
+        if text.as_deref().map(text_hash) != Some(vector.text_hash) {
             continue;
         }
         let drift =

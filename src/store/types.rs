@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::domain::{NodeStatus, TenantId, TenantScope};
@@ -119,13 +120,21 @@ pub struct TextRow {
 /// Identifies what a model saw, and the model (SHA-256).
 pub type InputHash = [u8; 32];
 
+/// Identifies a text: the SHA-256 of its UTF-8.
+pub type TextHash = [u8; 32];
+
+/// See [`TextHash`].
+pub fn text_hash(text: &str) -> TextHash {
+    Sha256::digest(text).into()
+}
+
 /// A vector to store.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Vector {
     /// The node.
     pub id: Uuid,
     /// The text that was embedded. The row takes the vector only while this still is its text.
-    pub text: String,
+    pub text_hash: TextHash,
     /// Identifies text, model and revision.
     pub source_hash: String,
     /// Identifies what the model saw; `None` when the vector is not to be found by it.
@@ -149,9 +158,21 @@ pub struct Outcome {
     pub error: String,
     /// Failed attempts so far.
     pub attempts: u32,
-    /// Whether the row was marked `processing` for this. If it is `queued` again by now, its text
-    /// was changed or another worker has its turn, and this is no longer about it.
-    pub begun: bool,
+    /// What this is the end of.
+    pub subject: Subject,
+}
+
+/// What an outcome is about. A row that is about something else by now keeps what it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject {
+    /// A row that could not be read: it is `queued`, or somebody marked it `processing`.
+    Unread,
+    /// Whatever text is `processing`.
+    Processing,
+    /// This text, or that there is none, while the row is `processing`. If it is `queued` again,
+    /// its text was changed or another worker has its turn; if it is `processing` with another
+    /// text, another worker has begun on that: one that a Redis without memory gave the job of.
+    Text(Option<TextHash>),
 }
 
 /// What a node's vector is made of.

@@ -10,10 +10,12 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::{
-    BeginJob, Outcome, Store, StoreError, TextRow,
+    BeginJob, Outcome, Store, StoreError, Subject, TextHash, TextRow,
     dialect::{
-        Dialect, Kind, has_embedding, postgres_text, sqlite_text, status_of, tenant_of, to_json,
+        Dialect, Kind, has_embedding, postgres_text, postgres_text_hash, sqlite_text, status_of,
+        tenant_of, to_json,
     },
+    text_hash,
 };
 use crate::domain::{NodeStatus, TenantId};
 
@@ -45,12 +47,19 @@ impl Store {
         Ok(rows.into_iter().map(TextRow::from).collect())
     }
 
-    /// Writes how the nodes left `processing` without a vector. A row that is no longer
-    /// `queued` or `processing` keeps what it has; so does one that is `queued` again, unless the
-    /// outcome is of before the row was marked `processing` (see [`Outcome::begun`]). Answers the
-    /// nodes that were changed.
+    /// Writes how the nodes left `processing` without a vector. A row that is no longer about the
+    /// [`Outcome::subject`] keeps what it has. Answers the nodes that were changed.
     pub async fn record(&self, outcomes: &[Outcome]) -> Result<Vec<Uuid>, StoreError> {
-        record(&self.writer, &outcomes.iter().collect::<Vec<_>>()).await
+        let outcomes: Vec<&Outcome> = outcomes.iter().collect();
+        match self.dialect() {
+            Dialect::Postgres => record(&self.writer, &outcomes).await,
+            Dialect::Sqlite => {
+                let transaction = self.begin_write().await?;
+                let changed = record(&transaction, &outcomes).await?;
+                transaction.commit().await?;
+                Ok(changed)
+            }
+        }
     }
 
     /// Puts nodes that are `processing` back to `queued`: their lease was lost or handed back.
@@ -195,10 +204,31 @@ struct OutcomeRow {
     status: &'static str,
     error: String,
     attempts: i32,
-    begun: bool,
+    unread: bool,
+    /// Whether `text_hash` must be that of the row, which is null for a row without a text.
+    by_text: bool,
+    text_hash: Option<String>,
 }
 
-/// See [`Store::record`].
+impl OutcomeRow {
+    fn new(outcome: &Outcome, dialect: Dialect) -> Self {
+        Self {
+            id: outcome.id,
+            status: outcome.status.as_str(),
+            // Postgres has no NUL in texts, and would refuse the whole batch for one.
+            error: outcome.error.chars().filter(|&c| c != '\0').take(ERROR_MAX_CHARS).collect(),
+            attempts: i32::try_from(outcome.attempts).unwrap_or(i32::MAX),
+            unread: outcome.subject == Subject::Unread,
+            by_text: matches!(outcome.subject, Subject::Text(_)),
+            text_hash: match outcome.subject {
+                Subject::Text(hash) => hash.map(|hash| dialect.bytes(&hash)),
+                Subject::Unread | Subject::Processing => None,
+            },
+        }
+    }
+}
+
+/// See [`Store::record`]. In SQLite `db` must be a transaction that holds the write lock.
 pub(super) async fn record(
     db: &impl ConnectionTrait,
     outcomes: &[&Outcome],
@@ -206,24 +236,22 @@ pub(super) async fn record(
     if outcomes.is_empty() {
         return Ok(Vec::new());
     }
-    let rows: Vec<OutcomeRow> = outcomes
-        .iter()
-        .map(|outcome| OutcomeRow {
-            id: outcome.id,
-            status: outcome.status.as_str(),
-            // Postgres has no NUL in texts, and would refuse the whole batch for one.
-            error: outcome.error.chars().filter(|&c| c != '\0').take(ERROR_MAX_CHARS).collect(),
-            attempts: i32::try_from(outcome.attempts).unwrap_or(i32::MAX),
-            begun: outcome.begun,
-        })
-        .collect();
     let backend = db.get_database_backend();
     let dialect = Dialect::of(backend);
+    let (has_its_text, outcomes) = match dialect {
+        Dialect::Postgres => {
+            let hash = postgres_text_hash("nodes.props");
+            (format!("NOT v.by_text OR {hash} IS NOT DISTINCT FROM v.text_hash"), outcomes.to_vec())
+        }
+        Dialect::Sqlite => ("true".to_owned(), with_their_texts(db, outcomes).await?),
+    };
+    let rows: Vec<OutcomeRow> =
+        outcomes.into_iter().map(|outcome| OutcomeRow::new(outcome, dialect)).collect();
     let sql = format!(
         "UPDATE nodes SET embedding_status = v.status, embedding_error = v.error, \
          embedding_attempts = v.attempts, updated_at = {now} \
          FROM {rows} WHERE nodes.id = v.id AND (nodes.embedding_status = 'processing' \
-           OR nodes.embedding_status = 'queued' AND NOT v.begun) \
+           OR nodes.embedding_status = 'queued' AND v.unread) AND ({has_its_text}) \
          RETURNING nodes.id",
         now = dialect.now(),
         rows = dialect.rows(&[
@@ -231,10 +259,39 @@ pub(super) async fn record(
             ("status", Kind::Text),
             ("error", Kind::Text),
             ("attempts", Kind::Int),
-            ("begun", Kind::Bool),
+            ("unread", Kind::Bool),
+            ("by_text", Kind::Bool),
+            ("text_hash", Kind::Bytes),
         ]),
     );
     let values = [to_json(&rows).into()];
     let changed = db.query_all_raw(Statement::from_sql_and_values(backend, sql, values)).await?;
     Ok(changed.iter().map(|row| row.try_get("", "id")).collect::<Result<_, _>>()?)
+}
+
+/// The outcomes whose rows hold the text that they are about; SQLite has no SHA-256.
+async fn with_their_texts<'a>(
+    transaction: &impl ConnectionTrait,
+    outcomes: &[&'a Outcome],
+) -> Result<Vec<&'a Outcome>, StoreError> {
+    let by_text = |outcome: &&&Outcome| matches!(outcome.subject, Subject::Text(_));
+    let ids: Vec<Uuid> = outcomes.iter().filter(by_text).map(|outcome| outcome.id).collect();
+    let rows: Vec<(Uuid, Option<String>)> = Entity::find()
+        .select_only()
+        .columns([Column::Id, Column::Props])
+        .filter(Dialect::Sqlite.id_in(&ids))
+        .into_tuple()
+        .all(transaction)
+        .await?;
+    let hashes: HashMap<Uuid, Option<TextHash>> = rows
+        .into_iter()
+        .map(|(id, props)| {
+            (id, props.as_deref().and_then(sqlite_text).map(|text| text_hash(&text)))
+        })
+        .collect();
+    let is_of_its_row = |outcome: &&Outcome| match outcome.subject {
+        Subject::Unread | Subject::Processing => true,
+        Subject::Text(hash) => hashes.get(&outcome.id) == Some(&hash),
+    };
+    Ok(outcomes.iter().copied().filter(is_of_its_row).collect())
 }

@@ -8,7 +8,7 @@ use vecmill::{
     config::Settings,
     inference::EmbedError,
     queue::{Lease, Queue},
-    store::{BeginJob, Store, Vector},
+    store::{BeginJob, Store, Vector, text_hash},
 };
 
 use super::{DEADLINE, Gate, OpensAtEnd, Site, assert_ready, node_with, patch, text};
@@ -135,7 +135,7 @@ impl HandWorker {
             source_hash: format!("hash of {text}"),
             input_hash: None,
             values: vector_of(&text),
-            text,
+            text_hash: text_hash(&text),
             truncated: false,
             attempts: 0,
         };

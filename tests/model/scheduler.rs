@@ -8,7 +8,7 @@ use uuid::Uuid;
 use vecmill::{
     domain::{Action, Job, NodeStatus},
     queue::{DeadLetter, Lease, Recount},
-    store::{Candidate, Outcome},
+    store::{Candidate, Outcome, Subject},
 };
 
 use crate::book::{Book, Effect, Ends};
@@ -208,6 +208,6 @@ fn poisonous(held: &Held, book: &Book) -> Outcome {
         status: NodeStatus::Failed,
         error: reason(held, book),
         attempts: job.attempts,
-        begun: true,
+        subject: Subject::Processing,
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use vecmill::{
     domain::{Action, FailureKind, Job, NodeStatus},
     queue::{DeadLetter, Lease, TenantLimits},
-    store::{BeginJob, Outcome, TextRow, Vector},
+    store::{BeginJob, Outcome, Subject, TextRow, Vector, text_hash},
 };
 
 use crate::{
@@ -122,7 +122,9 @@ impl Worker {
         let is_permanent = kind == FailureKind::Permanent && begun;
         let delay = if is_permanent { None } else { RETRY.delay(held.job.attempts) };
         let status = if delay.is_some() { NodeStatus::Queued } else { NodeStatus::Failed };
-        let is_recorded = record(book, &held.job, status, &reason, begun).await;
+        let of_text = |text: &String| Subject::Text(Some(text_hash(text)));
+        let subject = text.map_or(Subject::Unread, of_text);
+        let is_recorded = record(book, &held.job, status, &reason, subject).await;
         held.next = match delay {
             _ if begun && !is_recorded => Next::ReturnRow,
             Some(delay) => Next::Retry { delay, reason },
@@ -174,7 +176,8 @@ impl Held {
                 (Some(after_reading(job, row)), Effect::default())
             }
             Next::Skip => {
-                let is_recorded = record(book, job, NodeStatus::Skipped, "no text", true).await;
+                let subject = Subject::Text(None);
+                let is_recorded = record(book, job, NodeStatus::Skipped, "no text", subject).await;
                 let next = if is_recorded { Next::Ack } else { Next::ReturnRow };
                 (Some(next), Effect::default())
             }
@@ -195,7 +198,7 @@ impl Held {
             Next::Complete { text } => {
                 let vector = Vector {
                     id: node,
-                    text: text.clone(),
+                    text_hash: text_hash(text),
                     source_hash: hash_of(text),
                     input_hash: None,
                     values: our_vector(text),
@@ -274,8 +277,13 @@ fn after_reading(job: &Job, row: Option<TextRow>) -> Next {
 }
 
 /// Whether the row is about this outcome.
-async fn record(book: &Book, job: &Job, status: NodeStatus, error: &str, begun: bool) -> bool {
-    let outcome =
-        Outcome { id: job.node_id, status, error: error.to_owned(), attempts: job.attempts, begun };
+async fn record(book: &Book, job: &Job, status: NodeStatus, error: &str, subject: Subject) -> bool {
+    let outcome = Outcome {
+        id: job.node_id,
+        status,
+        error: error.to_owned(),
+        attempts: job.attempts,
+        subject,
+    };
     book.site.store.record(&[outcome]).await.unwrap() == [job.node_id]
 }

@@ -4,7 +4,10 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 use vecmill::{
     domain::{NewNode, NodePatch, NodeStatus, TenantScope},
-    store::{NodeDetail, OnNewText, Outcome, Patched, RequeueFilter, Store, TextSource},
+    store::{
+        NodeDetail, OnNewText, Outcome, Patched, RequeueFilter, Store, Subject, TextSource,
+        text_hash,
+    },
 };
 
 use crate::support::{
@@ -166,7 +169,8 @@ async fn a_new_text_is_written_together_with_what_was_made_of_it(db: TestDb) {
     assert_eq!((found.version, found.summary.status), (2, NodeStatus::Ready));
 
     let none = TextSource { text: None, payload_ref: None };
-    let skipped = Err(Outcome { begun: true, ..outcome(node.id, NodeStatus::Skipped) });
+    let skipped =
+        Err(Outcome { subject: Subject::Processing, ..outcome(node.id, NodeStatus::Skipped) });
     let removal = props(json!({"text": null}));
     let patched = patch(&store, node.id, &removal, OnNewText::Store(&none, &skipped)).await;
     assert_eq!(patched, done(NodeStatus::Skipped, true));
@@ -202,11 +206,18 @@ async fn a_late_outcome_of_an_older_text_leaves_the_newer_alone(db: TestDb) {
         store.insert_nodes(std::slice::from_ref(&node), NodeStatus::Queued).await.unwrap();
         store.begin(&[job(&node, false)]).await.unwrap();
         patch(&store, node.id, &text("new"), OnNewText::Queue).await;
-        let late = Outcome { begun: true, ..outcome(node.id, late) };
-        assert!(store.record(&[late]).await.unwrap().is_empty(), "it is told so");
+        let subject = Subject::Text(Some(text_hash("old")));
+        let late = Outcome { subject, ..outcome(node.id, late) };
+        let is_recorded =
+            async || !store.record(std::slice::from_ref(&late)).await.unwrap().is_empty();
+        assert!(!is_recorded().await, "it is told so");
         assert!(store.complete(&[vector(node.id, "old", X)]).await.unwrap().is_empty());
         let found = read(&store, node.id).await.summary;
         assert_eq!((found.status, found.attempts, found.error), (NodeStatus::Queued, 0, None));
+        // Nor when a second worker has begun on the newer one.
+        store.begin(&[job(&node, false)]).await.unwrap();
+        assert!(!is_recorded().await, "it is told so");
+        assert_eq!(status(&store, node.id).await, NodeStatus::Processing);
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 use vecmill::{
     domain::{NewNode, NodeStatus, TenantId, TenantScope},
-    store::{BeginJob, NodeDetail, Outcome, Store, Vector},
+    store::{BeginJob, NodeDetail, Outcome, Store, Subject, Vector, text_hash},
 };
 
 use crate::common::TestPostgres;
@@ -130,7 +130,7 @@ pub fn node(tenant_name: &str, text: &str) -> NewNode {
 pub fn vector(id: Uuid, text: &str, values: [f32; DIMENSION]) -> Vector {
     Vector {
         id,
-        text: text.to_owned(),
+        text_hash: text_hash(text),
         source_hash: format!("hash of {text}"),
         input_hash: None,
         values: values.to_vec(),
@@ -140,7 +140,7 @@ pub fn vector(id: Uuid, text: &str, values: [f32; DIMENSION]) -> Vector {
 }
 
 pub fn outcome(id: Uuid, status: NodeStatus) -> Outcome {
-    Outcome { id, status, error: format!("it is {status}"), attempts: 2, begun: false }
+    Outcome { id, status, error: format!("it is {status}"), attempts: 2, subject: Subject::Unread }
 }
 
 pub fn job(node: &NewNode, refresh: bool) -> BeginJob {
