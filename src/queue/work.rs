@@ -92,9 +92,6 @@ impl DeadLetter {
     }
 }
 
-/// Entries from the right of the queue among which a claim is fair, where more than 2,000 others
-/// wait behind them. Arranging this many takes the server about 4 ms.
-const FAIR_WINDOW: usize = 3_000;
 /// Bytes of entries in the answer to one claim, unless a single entry is larger: a foreign
 /// producer can push what it likes, and the answer has to arrive in time.
 const CLAIM_MAX_BYTES: usize = 8 << 20;
@@ -115,7 +112,6 @@ impl Queue {
             wanted.to_string().into(),
             lease.as_millis().to_string().into(),
             prefix.into(),
-            FAIR_WINDOW.to_string().into(),
             CLAIM_MAX_BYTES.to_string().into(),
         ];
         args.push(limits.map_or(-1, |limits| limits.default as i64).to_string().into());

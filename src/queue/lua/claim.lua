@@ -1,13 +1,13 @@
 -- Takes jobs from the right of the queue and writes each under a lease.
--- ARGV: 3 jobs wanted, 4 lease (ms), 5 prefix of the tokens, 6 largest window,
---       7 most bytes of entries in an answer of several, 8 how many jobs of a tenant may be
+-- ARGV: 3 jobs wanted, 4 lease (ms), 5 prefix of the tokens,
+--       6 most bytes of entries in an answer of several, 7 how many jobs of a tenant may be
 --       claimed (-1: any number),
 --       then pairs: tenant, how many of its jobs instead
 -- Answer: token, entry, token, entry, …
 local wrong = wrong_type(queue, inflight, leases)
 if wrong then return wrong end
 
-local wanted, max_window = tonumber(ARGV[3]), tonumber(ARGV[6])
+local wanted = tonumber(ARGV[3])
 local length = redis.call('LLEN', queue)
 if length == 0 then
   note({}, 0, -1)
@@ -15,12 +15,12 @@ end
 if length == 0 or wanted == 0 then
   return {}
 end
-local arranged = keep_order(wanted, length, max_window)
+local arranged = keep_order(wanted, length)
 
 -- Picks in order, passing over tenants that are at their limit; answers also how many of these were
 -- among the arranged ones.
 local function pick_around(default_limit, limits)
-  local most = math.min(length, max_window + MOST_NEW)
+  local most = math.min(length, WINDOW + MOST_NEW)
   local size = math.min(wanted * 2, most)
   while true do
     local picked, kept, used, in_order = {}, {}, {}, 0
@@ -49,13 +49,13 @@ local function pick_around(default_limit, limits)
 end
 
 local picked, in_order
-local default_limit = tonumber(ARGV[8])
+local default_limit = tonumber(ARGV[7])
 if default_limit < 0 then
   picked = redis.call('RPOP', queue, wanted)
   in_order = math.min(#picked, arranged)
 else
   local limits = {}
-  for i = 9, #ARGV, 2 do
+  for i = 8, #ARGV, 2 do
     limits[ARGV[i]] = tonumber(ARGV[i + 1])
   end
   picked, in_order = pick_around(default_limit, limits)
@@ -65,7 +65,7 @@ end
 local bytes = 0
 for i, entry in ipairs(picked) do
   bytes = bytes + #entry
-  if i > 1 and bytes > tonumber(ARGV[7]) then
+  if i > 1 and bytes > tonumber(ARGV[6]) then
     local back = {}
     for j = #picked, i, -1 do
       back[#back + 1] = table.remove(picked)
