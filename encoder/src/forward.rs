@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use crate::architecture::Activation;
 use crate::kernels::{
-    AddTo, Gelu, Heads, LayerNorm, Matrix, Packed, Relu, Scratches, Simd, Store, Team, attention,
-    layer_norm, matmul,
+    AddTo, Gelu, Heads, LayerNorm, Matrix, Packed, Parts, Relu, Scratches, Simd, Store, Team,
+    attention, layer_norm, matmul,
 };
 
 /// The tables that turn tokens into vectors, tokens × components and positions × components.
@@ -51,7 +51,14 @@ pub(crate) struct Workspace<S: Simd> {
     qkv: Matrix<S::Element>,
     context: Matrix<S::Element>,
     inner: Matrix<S::Element>,
+    parts: Parts<S>,
     scratches: Scratches<S>,
+}
+
+impl<S: Simd> Layer<S> {
+    fn products(&self) -> [&Packed<S>; 4] {
+        [&self.qkv, &self.attention_output, &self.inner, &self.output]
+    }
 }
 
 impl<S: Simd> Layers<S> {
@@ -61,6 +68,7 @@ impl<S: Simd> Layers<S> {
         let widest = |of: fn(&Layer<S>) -> &Packed<S>| {
             self.layers.iter().map(|layer| of(layer).padded_outputs()).max().unwrap_or(0)
         };
+        let summed = self.layers.iter().flat_map(Layer::products).map(Packed::summed_inputs).max();
         Workspace {
             rows,
             longest,
@@ -70,6 +78,7 @@ impl<S: Simd> Layers<S> {
             qkv: Matrix::new(rows, widest(|layer| &layer.qkv)),
             context: Matrix::new(rows, hidden),
             inner: Matrix::new(rows, widest(|layer| &layer.inner)),
+            parts: Parts::new(summed.unwrap_or(0)),
             scratches: Scratches::new(members, longest, self.heads),
         }
     }
@@ -95,7 +104,7 @@ impl<S: Simd> Layers<S> {
             })
             .collect();
         assert!(workspace.fits(texts, team));
-        let Workspace { hidden, input, qkv, context, inner, scratches, .. } = workspace;
+        let Workspace { hidden, input, qkv, context, inner, parts, scratches, .. } = workspace;
         let simd = self.simd;
         for (text, range) in texts.iter().zip(&ranges) {
             for (position, (&id, row)) in text.iter().zip(range.clone()).enumerate() {
@@ -104,15 +113,19 @@ impl<S: Simd> Layers<S> {
         }
         layer_norm(simd, rows, &self.embeddings.norm, hidden, input);
         for layer in &self.layers {
-            matmul(simd, team, rows, input, &layer.qkv, Store, qkv);
+            matmul(simd, team, rows, input, &layer.qkv, Store, qkv, parts);
             attention(simd, team, &ranges, self.heads, qkv, context, scratches);
-            matmul(simd, team, rows, context, &layer.attention_output, AddTo, hidden);
+            matmul(simd, team, rows, context, &layer.attention_output, AddTo, hidden, parts);
             layer_norm(simd, rows, &layer.attention_norm, hidden, input);
             match self.activation {
-                Activation::Gelu => matmul(simd, team, rows, input, &layer.inner, Gelu, inner),
-                Activation::Relu => matmul(simd, team, rows, input, &layer.inner, Relu, inner),
+                Activation::Gelu => {
+                    matmul(simd, team, rows, input, &layer.inner, Gelu, inner, parts)
+                }
+                Activation::Relu => {
+                    matmul(simd, team, rows, input, &layer.inner, Relu, inner, parts)
+                }
             }
-            matmul(simd, team, rows, inner, &layer.output, AddTo, hidden);
+            matmul(simd, team, rows, inner, &layer.output, AddTo, hidden, parts);
             layer_norm(simd, rows, &layer.output_norm, hidden, input);
         }
         ranges

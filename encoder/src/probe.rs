@@ -2,7 +2,7 @@
 
 use crate::{
     kernel::{Kernel, Visit},
-    kernels::{Matrix, Packed, Simd, Store, Team, matmul},
+    kernels::{Arena, Matrix, Packed, Parts, Simd, Store, Team, matmul},
 };
 
 /// A linear layer with weights of `outputs` × `inputs` over `rows` tokens, on one thread: each
@@ -35,10 +35,15 @@ impl Visit for Product {
 
     fn visit<S: Simd>(self, simd: S) -> Self::Output {
         let Self { rows, inputs, outputs } = self;
-        let weights = Packed::<S>::new(&vec![0.5; inputs * outputs], &vec![0.0; outputs]);
+        let mut arena = Arena::new(12 * inputs * outputs);
+        let (weights, bias) = (vec![0.5; inputs * outputs], vec![0.0; outputs]);
+        let weights = Packed::<S>::new(&mut arena, &weights, &bias).with_sums(simd, &mut arena);
         let input = Matrix::new(rows, inputs);
         let mut out = Matrix::new(rows, weights.padded_outputs());
-        Box::new(move || matmul(simd, &Team::SOLO, rows, &input, &weights, Store, &mut out))
+        let mut parts = Parts::new(inputs);
+        Box::new(move || {
+            matmul(simd, &Team::SOLO, rows, &input, &weights, Store, &mut out, &mut parts)
+        })
     }
 }
 
@@ -58,7 +63,16 @@ impl Visit for Ceiling {
         let operations = 2 * times * rows * steps * S::DEPTH * S::WIDTH;
         let run = move || {
             for _ in 0..times {
-                simd.tile(&input, rows, steps * S::DEPTH, &panel, steps, &mut out, S::WIDTH);
+                simd.tile(
+                    &input,
+                    rows,
+                    steps * S::DEPTH,
+                    &panel,
+                    steps,
+                    &mut out,
+                    S::WIDTH,
+                    &panel,
+                );
                 std::hint::black_box(&mut out);
             }
         };

@@ -6,7 +6,7 @@ use candle_nn::VarBuilder;
 use crate::{
     architecture::{Activation, Architecture, Family},
     forward::{Embeddings, Layer, Layers},
-    kernels::{Heads, LayerNorm, Packed, Simd},
+    kernels::{Arena, Heads, LayerNorm, Packed, Simd},
 };
 
 /// The names of a layer's weights.
@@ -55,9 +55,16 @@ pub(crate) fn load<S: Simd>(
         Family::Bert | Family::Roberta => (BERT, weights.pp("encoder.layer")),
         Family::DistilBert => (DISTILBERT, weights.pp("transformer.layer")),
     };
-    let reader = Reader { hidden, inner: architecture.inner, epsilon: architecture.epsilon as f32 };
+    let reader = Reader {
+        simd,
+        hidden,
+        inner: architecture.inner,
+        epsilon: architecture.epsilon as f32,
+        with_sums: may_have_sums(architecture),
+    };
     let heads = Heads { count: architecture.heads, width: hidden / architecture.heads };
-    let layer = |index| reader.layer(&layers.pp(index), &names, heads);
+    let mut arena = Arena::new(arena_size::<S>(architecture, reader.with_sums));
+    let layer = |index| reader.layer(&mut arena, &layers.pp(index), &names, heads);
     Ok(Layers {
         simd,
         hidden,
@@ -79,14 +86,35 @@ fn root(family: Family, weights: VarBuilder<'_>) -> VarBuilder<'_> {
     if is_below { weights.pp(name) } else { weights }
 }
 
-/// Sizes that all layers share.
-struct Reader {
+/// The most memory, in bytes, that a model may take for the sums of its weights.
+const MOST_SUMS: usize = 128 << 20;
+
+/// Whether the layers of a model are so small that their weights may have sums beside them.
+fn may_have_sums(of: &Architecture) -> bool {
+    weights_of_layers(of) * size_of::<f32>() / 4 * 5 <= MOST_SUMS
+}
+
+/// Weights of all layers, without biases.
+fn weights_of_layers(of: &Architecture) -> usize {
+    of.layers * of.hidden * (4 * of.hidden + 2 * of.inner)
+}
+
+/// Bytes in which all packed weights have room, unless much of them is what fills panels.
+fn arena_size<S: Simd>(of: &Architecture, with_sums: bool) -> usize {
+    let weights = weights_of_layers(of) * size_of::<S::Element>();
+    weights + if with_sums { weights / 4 * 5 } else { 0 } + weights / 16 + (1 << 20)
+}
+
+/// What all layers share.
+struct Reader<S> {
+    simd: S,
     hidden: usize,
     inner: usize,
     epsilon: f32,
+    with_sums: bool,
 }
 
-impl Reader {
+impl<S: Simd> Reader<S> {
     fn embeddings(&self, weights: &VarBuilder<'_>, of: &Architecture) -> Result<Embeddings> {
         let table = |rows: usize, name: &str| -> Result<Vec<f32>> {
             values(&weights.get((rows, self.hidden), &format!("{name}.weight"))?)
@@ -106,14 +134,18 @@ impl Reader {
         })
     }
 
-    fn layer<S: Simd>(
+    fn layer(
         &self,
+        arena: &mut Arena,
         weights: &VarBuilder<'_>,
         names: &Names,
         heads: Heads,
     ) -> Result<Layer<S>> {
         let (hidden, inner) = (self.hidden, self.inner);
-        let pack = |(weights, bias): (Vec<f32>, Vec<f32>)| Packed::new(&weights, &bias);
+        let mut pack = |(weights, bias): (Vec<f32>, Vec<f32>)| {
+            let packed = Packed::new(arena, &weights, &bias);
+            if self.with_sums { packed.with_sums(self.simd, arena) } else { packed }
+        };
         // Attention raises 2, not e, to the scores.
         let scale = std::f32::consts::LOG2_E / (heads.width as f32).sqrt();
         let mut qkv = linear(&weights.pp(names.queries), hidden, hidden)?;
@@ -153,4 +185,32 @@ fn linear(weights: &VarBuilder<'_>, inputs: usize, outputs: usize) -> Result<(Ve
 
 fn values(tensor: &Tensor) -> Result<Vec<f32>> {
     tensor.flatten_all()?.to_vec1()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn architecture(layers: usize, hidden: usize) -> Architecture {
+        Architecture {
+            family: Family::Bert,
+            vocabulary: 30_522,
+            hidden,
+            layers,
+            heads: hidden / 32,
+            inner: 4 * hidden,
+            activation: Some(Activation::Gelu),
+            epsilon: 1e-12,
+            positions: 512,
+            first_position: 0,
+            token_types: 2,
+        }
+    }
+
+    #[test]
+    fn only_small_models_take_more_memory_to_be_faster() {
+        assert!(may_have_sums(&architecture(6, 384)), "all-MiniLM-L6-v2");
+        assert!(may_have_sums(&architecture(12, 384)), "bge-small");
+        assert!(!may_have_sums(&architecture(12, 768)), "bge-base");
+    }
 }

@@ -145,7 +145,7 @@ fn attend<S: Simd>(
         let input = &qkv.rows_from(text.start + queries.start)[first..];
         for (panel, keys) in keys.chunks_exact(key_panel).enumerate() {
             let scores = &mut scores[panel * S::WIDTH..];
-            simd.tile(input, height, qkv.stride(), keys, key_steps, scores, padded);
+            simd.tile(input, height, qkv.stride(), keys, key_steps, scores, padded, values);
         }
         let mut scales = [0.0; MAX_ROWS];
         let rows = scores.chunks_exact_mut(padded).zip(weights.chunks_exact_mut(padded));
@@ -154,7 +154,7 @@ fn attend<S: Simd>(
             *scale = 1.0 / powers(simd, scores, weights);
         }
         for (panel, values) in values.chunks_exact(value_panel).enumerate() {
-            simd.tile(weights, height, padded, values, value_steps, &mut tile.0, S::WIDTH);
+            simd.tile(weights, height, padded, values, value_steps, &mut tile.0, S::WIDTH, values);
             let within = panel * S::WIDTH..width.min((panel + 1) * S::WIDTH);
             let columns = first + within.start..first + within.end;
             let rows = queries.clone().zip(tile.0.chunks_exact(S::WIDTH));

@@ -43,6 +43,7 @@ impl Simd for Avx2 {
         steps: usize,
         out: &mut [f32],
         out_stride: usize,
+        next: &[f32],
     ) {
         #[target_feature(enable = "avx2,fma")]
         unsafe fn run(
@@ -54,9 +55,10 @@ impl Simd for Avx2 {
             steps: usize,
             out: *mut f32,
             out_stride: usize,
+            next: *const f32,
         ) {
             // SAFETY: handed on to the caller.
-            unsafe { sums(simd, input, rows, stride, panel, steps, out, out_stride) }
+            unsafe { sums(simd, input, rows, stride, panel, steps, out, out_stride, next) }
         }
         check::<Self>(input, rows, stride, panel, steps, out, out_stride);
         // SAFETY: `self` proves the features; the slices hold what is read and written.
@@ -70,6 +72,7 @@ impl Simd for Avx2 {
                 steps,
                 out.as_mut_ptr(),
                 out_stride,
+                next.as_ptr(),
             )
         }
     }
@@ -102,6 +105,11 @@ impl Simd for Avx2 {
         assert!(to.len() >= Self::LANES);
         // SAFETY: `self` proves AVX2; the slice has room for eight values.
         unsafe { _mm256_storeu_ps(to.as_mut_ptr(), value) }
+    }
+
+    #[inline(always)]
+    fn load_elements(self, from: &[f32]) -> __m256 {
+        self.load(from)
     }
 
     #[inline(always)]
@@ -195,6 +203,12 @@ impl Multiply for Avx2 {
     unsafe fn operand(self, from: *const f32) -> __m256 {
         // SAFETY: the caller lets eight elements be read; `self` proves AVX2.
         unsafe { _mm256_loadu_ps(from) }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, line: *const f32) {
+        // SAFETY: a prefetch of any address is allowed.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) }
     }
 
     #[inline(always)]

@@ -127,6 +127,7 @@ macro_rules! sixteen_lanes {
             steps: usize,
             out: &mut [f32],
             out_stride: usize,
+            next: &[Self::Element],
         ) {
             #[target_feature(enable = $features)]
             unsafe fn run<S: Multiply>(
@@ -138,9 +139,10 @@ macro_rules! sixteen_lanes {
                 steps: usize,
                 out: *mut f32,
                 out_stride: usize,
+                next: *const S::Element,
             ) {
                 // SAFETY: handed on to the caller.
-                unsafe { sums(simd, input, rows, stride, panel, steps, out, out_stride) }
+                unsafe { sums(simd, input, rows, stride, panel, steps, out, out_stride, next) }
             }
             check::<Self>(input, rows, stride, panel, steps, out, out_stride);
             // SAFETY: `self` proves the features; the slices hold what is read and written.
@@ -154,6 +156,7 @@ macro_rules! sixteen_lanes {
                     steps,
                     out.as_mut_ptr(),
                     out_stride,
+                    next.as_ptr(),
                 )
             }
         }
@@ -192,6 +195,11 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn load_elements(self, from: &[f32]) -> __m512 {
+        self.load(from)
+    }
+
+    #[inline(always)]
     fn store_elements(self, value: __m512, to: &mut [f32]) {
         self.store(value, to);
     }
@@ -210,6 +218,12 @@ impl Multiply for Avx512 {
     unsafe fn operand(self, from: *const f32) -> __m512 {
         // SAFETY: the caller lets sixteen elements be read; `self` proves AVX-512 F.
         unsafe { _mm512_loadu_ps(from) }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, line: *const f32) {
+        // SAFETY: a prefetch of any address is allowed.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) }
     }
 
     #[inline(always)]
@@ -257,6 +271,16 @@ impl Simd for Avx512Bf16 {
     }
 
     #[inline(always)]
+    fn load_elements(self, from: &[u16]) -> __m512 {
+        assert!(from.len() >= Self::LANES);
+        // SAFETY: `self` proves AVX-512 F; the slice has the sixteen `u16`, 32 bytes, that are read.
+        unsafe {
+            let halves = _mm256_loadu_si256(from.as_ptr().cast());
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(halves)))
+        }
+    }
+
+    #[inline(always)]
     fn store_elements(self, value: __m512, to: &mut [u16]) {
         assert!(to.len() >= Self::LANES);
         // SAFETY: `self` proves AVX-512 BF16; sixteen `bf16` are the 32 bytes of the slice that are
@@ -284,6 +308,12 @@ impl Multiply for Avx512Bf16 {
     unsafe fn operand(self, from: *const u16) -> __m512bh {
         // SAFETY: the caller lets sixteen pairs be read, aligned or not.
         unsafe { std::ptr::read_unaligned(from.cast::<__m512bh>()) }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, line: *const u16) {
+        // SAFETY: a prefetch of any address is allowed.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) }
     }
 
     #[inline(always)]

@@ -7,8 +7,9 @@ use super::{
     matrix::{Matrix, SharedMatrix},
     packed::Packed,
     simd::{Simd, Task},
+    strassen::{MIN_ROWS, Pairs, Parts},
     team::{Team, share},
-    tile::tile_buffer,
+    tile::{share_of, tile_buffer},
 };
 
 /// What becomes of the sums of a product, bias included.
@@ -73,7 +74,8 @@ impl<S: Simd> End<S> for AddTo {
 }
 
 /// Multiplies the first `rows` rows of `input` with `weights`, adds the bias, and lets `end`
-/// write the result to `out`. The members of the team share the panels.
+/// write the result to `out`. The members of the team share the panels. `parts` is memory for a
+/// thread without helpers.
 ///
 /// Panics when a matrix is too small.
 pub(crate) fn matmul<S: Simd, E: End<S>>(
@@ -84,10 +86,20 @@ pub(crate) fn matmul<S: Simd, E: End<S>>(
     weights: &Packed<S>,
     end: E,
     out: &mut Matrix<E::Out>,
+    parts: &mut Parts<S>,
 ) {
     let (out, size) = (out.shared(), team.size());
+    let mut done = 0;
+    if let Some(sums) = weights.sums()
+        && size == 1
+        && rows >= MIN_ROWS
+    {
+        simd.vectorize(Pairs { rows, input, weights, sums, parts, end, out });
+        done = 2 * sums.pairs();
+    }
     team.run(&|rank| {
-        let panels = share(rank, size, weights.panels());
+        let share = share(rank, size, weights.panels() - done);
+        let panels = done + share.start..done + share.end;
         simd.vectorize(Panels { rows, input, weights, panels, end, out, simd: PhantomData });
     });
 }
@@ -114,11 +126,13 @@ impl<S: Simd, E: End<S>> Task<S> for Panels<'_, S, E> {
             for panel in self.panels.clone() {
                 let (elements, bias) = self.weights.panel(panel);
                 let columns = panel * S::WIDTH..(panel + 1) * S::WIDTH;
-                for part in tiles(block.len(), S::ROWS) {
+                let next = (panel + 1 < self.panels.end).then(|| self.weights.panel(panel + 1).0);
+                for (tile_index, part) in tiles(block.len(), S::ROWS).enumerate() {
                     let rows = block.start + part.start..block.start + part.end;
                     let input = self.input.rows_from(rows.start);
                     let (height, stride) = (rows.len(), self.input.stride());
-                    simd.tile(input, height, stride, elements, steps, &mut tile.0, S::WIDTH);
+                    let next = share_of(next.unwrap_or(elements), tile_index, steps);
+                    simd.tile(input, height, stride, elements, steps, &mut tile.0, S::WIDTH, next);
                     for (row, sums) in rows.zip(tile.0.chunks_exact(S::WIDTH)) {
                         // SAFETY: the panels of the team's members are apart, and so are the rows.
                         let out = unsafe { self.out.part(row, columns.clone()) };

@@ -2,32 +2,47 @@
 
 use std::{marker::PhantomData, ops::Range};
 
+use super::arena::{Arena, Piece};
+
 /// Bytes of a cache line, and of the widest register.
 const ALIGNMENT: usize = 64;
 
 /// A slice of memory that begins at a cache line.
 #[derive(Debug)]
-pub(super) struct Aligned<T> {
-    memory: Vec<T>,
-    start: usize,
-    length: usize,
+pub(super) struct Aligned<T>(Memory<T>);
+
+#[derive(Debug)]
+enum Memory<T> {
+    Heap { values: Vec<T>, start: usize, length: usize },
+    Arena(Piece<T>),
 }
 
 impl<T: Copy + Default> Aligned<T> {
     /// So many default values.
     pub(super) fn new(length: usize) -> Self {
-        let memory = vec![T::default(); length + ALIGNMENT / size_of::<T>()];
+        let values = vec![T::default(); length + ALIGNMENT / size_of::<T>()];
         // Where the offset cannot be known, as in an interpreter, the memory is just not aligned.
-        let start = memory.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT / size_of::<T>());
-        Self { memory, start, length }
+        let start = values.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT / size_of::<T>());
+        Self(Memory::Heap { values, start, length })
+    }
+
+    /// The same, in an arena that has room.
+    pub(super) fn new_in(arena: &mut Arena, length: usize) -> Self {
+        arena.take(length).map_or_else(|| Self::new(length), |piece| Self(Memory::Arena(piece)))
     }
 
     pub(super) fn as_slice(&self) -> &[T] {
-        &self.memory[self.start..][..self.length]
+        match &self.0 {
+            Memory::Heap { values, start, length } => &values[*start..][..*length],
+            Memory::Arena(piece) => piece.as_slice(),
+        }
     }
 
     pub(super) fn as_mut_slice(&mut self) -> &mut [T] {
-        &mut self.memory[self.start..][..self.length]
+        match &mut self.0 {
+            Memory::Heap { values, start, length } => &mut values[*start..][..*length],
+            Memory::Arena(piece) => piece.as_mut_slice(),
+        }
     }
 }
 

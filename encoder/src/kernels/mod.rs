@@ -4,6 +4,7 @@
 #![allow(unsafe_code, reason = "the kernels are where it is allowed")]
 #![allow(clippy::too_many_arguments, reason = "two matrices and their strides")]
 
+mod arena;
 mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -16,11 +17,13 @@ mod norm;
 mod packed;
 mod portable;
 mod simd;
+mod strassen;
 mod team;
 #[cfg(test)]
 mod tests;
 mod tile;
 
+pub(crate) use arena::Arena;
 pub(crate) use attention::{Heads, Scratches, attention};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx2::Avx2;
@@ -32,4 +35,5 @@ pub(crate) use norm::{LayerNorm, layer_norm};
 pub(crate) use packed::Packed;
 pub(crate) use portable::Portable;
 pub(crate) use simd::Simd;
+pub(crate) use strassen::Parts;
 pub(crate) use team::Team;

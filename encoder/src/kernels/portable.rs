@@ -43,6 +43,7 @@ impl Simd for Portable {
         steps: usize,
         out: &mut [f32],
         out_stride: usize,
+        next: &[f32],
     ) {
         check::<Self>(input, rows, stride, panel, steps, out, out_stride);
         // SAFETY: the slices hold what is read and written.
@@ -56,6 +57,7 @@ impl Simd for Portable {
                 steps,
                 out.as_mut_ptr(),
                 out_stride,
+                next.as_ptr(),
             )
         }
     }
@@ -83,6 +85,11 @@ impl Simd for Portable {
     #[inline(always)]
     fn store(self, value: [f32; LANES], to: &mut [f32]) {
         to[..LANES].copy_from_slice(&value);
+    }
+
+    #[inline(always)]
+    fn load_elements(self, from: &[f32]) -> [f32; LANES] {
+        self.load(from)
     }
 
     #[inline(always)]
@@ -163,6 +170,9 @@ impl Multiply for Portable {
         // SAFETY: the caller lets four elements be read; an array is aligned as its elements are.
         unsafe { *from.cast() }
     }
+
+    #[inline(always)]
+    fn prefetch(self, _line: *const f32) {}
 
     #[inline(always)]
     unsafe fn write(self, sum: [f32; LANES], to: *mut f32) {

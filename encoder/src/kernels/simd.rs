@@ -43,6 +43,9 @@ pub(crate) trait Simd: Copy + Debug + Send + Sync + 'static {
     /// Multiplies rows of elements with a panel (see [`super::packed`]) and writes the sums,
     /// [`WIDTH`](Self::WIDTH) of them a row.
     ///
+    /// The beginning of `next`, a cache line a step, is brought into the second-level cache
+    /// meanwhile.
+    ///
     /// `rows` rows begin `stride` elements apart in `input`, and `out_stride` apart in `out`; the
     /// panel has `steps` steps. Panics when a slice is too short or `rows` is not in
     /// 1..=[`ROWS`](Self::ROWS).
@@ -55,6 +58,7 @@ pub(crate) trait Simd: Copy + Debug + Send + Sync + 'static {
         steps: usize,
         out: &mut [f32],
         out_stride: usize,
+        next: &[Self::Element],
     );
 
     /// The nearest element, ties to even.
@@ -67,6 +71,8 @@ pub(crate) trait Simd: Copy + Debug + Send + Sync + 'static {
     fn splat(self, value: f32) -> Self::Vector;
     /// The first lanes of a slice. Panics when it is shorter than a register.
     fn load(self, from: &[f32]) -> Self::Vector;
+    /// The values of the first elements of a slice. Panics when it is shorter than a register.
+    fn load_elements(self, from: &[Self::Element]) -> Self::Vector;
     /// Writes to the beginning of a slice. Panics when it is shorter than a register.
     fn store(self, value: Self::Vector, to: &mut [f32]);
     /// Writes the nearest elements to the beginning of a slice; panics when it is too short.

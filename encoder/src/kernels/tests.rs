@@ -78,7 +78,10 @@ fn a_product_is_that_of_the_plain_loops<S: Simd>(
 ) {
     let (x, w) = (values(seed, rows * inputs), values(seed + 1, inputs * outputs));
     let bias = values(seed + 2, outputs);
-    let packed = Packed::<S>::new(&w, &bias);
+    // Room for some, so that both kinds of memory are used.
+    let mut arena = Arena::new(size_of::<S::Element>() * inputs * outputs + 4_096);
+    let packed = Packed::<S>::new(&mut arena, &w, &bias).with_sums(simd, &mut arena);
+    let mut parts = Parts::new(packed.summed_inputs());
     let input = matrix::<S>(rows, inputs, &x);
     let (x, w) = (rounded::<S>(&x), rounded::<S>(&w));
     let exact = |row: usize, column: usize| -> f64 {
@@ -90,10 +93,10 @@ fn a_product_is_that_of_the_plain_loops<S: Simd>(
         (Matrix::new(rows, columns), Matrix::new(rows, columns), Matrix::new(rows, columns));
     let mut added = Matrix::<f32>::new(rows, columns);
     (0..rows).for_each(|row| added.row_mut(row)[..outputs].fill(1.5));
-    matmul(simd, team, rows, &input, &packed, Store, &mut stored);
-    matmul(simd, team, rows, &input, &packed, Gelu, &mut active);
-    matmul(simd, team, rows, &input, &packed, Relu, &mut positive);
-    matmul(simd, team, rows, &input, &packed, AddTo, &mut added);
+    matmul(simd, team, rows, &input, &packed, Store, &mut stored, &mut parts);
+    matmul(simd, team, rows, &input, &packed, Gelu, &mut active, &mut parts);
+    matmul(simd, team, rows, &input, &packed, Relu, &mut positive, &mut parts);
+    matmul(simd, team, rows, &input, &packed, AddTo, &mut added, &mut parts);
     let size = inputs as f64;
     for row in 0..rows {
         for column in 0..outputs {
@@ -252,7 +255,7 @@ fn a_tile_beyond_its_slices_panics<S: Simd>(simd: S) {
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let input = vec![S::Element::default(); input];
             let mut out = vec![0.0; out];
-            simd.tile(&input, rows, 4 * S::DEPTH, &panel, steps, &mut out, S::WIDTH);
+            simd.tile(&input, rows, 4 * S::DEPTH, &panel, steps, &mut out, S::WIDTH, &panel);
         }))
     };
     let (input, out) = (8 * S::DEPTH, 2 * S::WIDTH);
@@ -287,6 +290,18 @@ proptest! {
         } else {
             everywhere!(a_product_is_that_of_the_plain_loops(shape, seed, &Team::SOLO));
         }
+    }
+
+    /// As many rows, and inputs of whole registers, as products by way of sums are for.
+    #[test]
+    fn large_products(
+        rows in 60_usize..260,
+        registers in 1_usize..5,
+        outputs in 1_usize..140,
+        seed in any::<u32>(),
+    ) {
+        let shape = (rows, 32 * registers, outputs);
+        everywhere!(a_product_is_that_of_the_plain_loops(shape, u64::from(seed), &Team::SOLO));
     }
 
     #[test]

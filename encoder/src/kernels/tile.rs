@@ -2,12 +2,15 @@
 //!
 //! A tile's sums stay in registers while its operands stream by: each step loads the panel's next
 //! columns once and one element, or pair, of each row. This is the register blocking of Goto and
-//! van de Geijn, "Anatomy of High-Performance Matrix Multiplication" (2008).
+//! van de Geijn, "Anatomy of High-Performance Matrix Multiplication" (2008). In each step a line of what
+//! the next tiles want is asked for, so that their first does not wait for memory.
 
 use super::simd::Simd;
 
 /// Registers side by side in a tile.
 pub(super) const COLUMNS: usize = 2;
+/// Bytes of a cache line.
+const LINE: usize = 64;
 /// The most rows of a tile, over all instruction sets.
 pub(super) const MAX_ROWS: usize = 12;
 /// The most columns of a tile, over all instruction sets.
@@ -25,6 +28,8 @@ pub(super) trait Multiply: Simd {
     unsafe fn broadcast(self, from: *const Self::Element) -> Self::Operand;
     /// Reads one step of as many columns as there are lanes.
     unsafe fn operand(self, from: *const Self::Element) -> Self::Operand;
+    /// Asks for a cache line, which need not be there, to be brought into the second-level cache.
+    fn prefetch(self, line: *const Self::Element);
     /// Writes a register of sums.
     unsafe fn write(self, sum: Self::Vector, to: *mut f32);
     /// Adds the products of a step.
@@ -62,6 +67,7 @@ pub(super) unsafe fn sums<S: Multiply>(
     steps: usize,
     out: *mut f32,
     out_stride: usize,
+    next: *const S::Element,
 ) {
     // The number of rows is a constant of each copy, so that the sums stay in registers.
     macro_rules! of_rows {
@@ -69,7 +75,7 @@ pub(super) unsafe fn sums<S: Multiply>(
             match rows {
                 $($rows if $rows <= S::ROWS => {
                     // SAFETY: handed on to the caller.
-                    unsafe { rows_of::<S, $rows>(simd, input, stride, panel, steps, out, out_stride) }
+                    unsafe { rows_of::<S, $rows>(simd, input, stride, panel, steps, out, out_stride, next) }
                 })*
                 _ => unreachable!("checked by the caller"),
             }
@@ -88,9 +94,11 @@ unsafe fn rows_of<S: Multiply, const ROWS: usize>(
     steps: usize,
     out: *mut f32,
     out_stride: usize,
+    next: *const S::Element,
 ) {
     let mut sums = [[simd.splat(0.0); COLUMNS]; ROWS];
     for step in 0..steps {
+        simd.prefetch(next.wrapping_byte_add(step * LINE));
         // SAFETY: `check` saw `steps` steps of every row and of the panel.
         unsafe {
             let columns = panel.add(step * S::WIDTH * S::DEPTH);
@@ -109,6 +117,14 @@ unsafe fn rows_of<S: Multiply, const ROWS: usize>(
             unsafe { simd.write(sum, out.add(row * out_stride + column * S::LANES)) };
         }
     }
+}
+
+/// What the tile of this number, of several that use the same operands, is to bring into the cache of
+/// the operands that come next.
+#[inline(always)]
+pub(super) fn share_of<T>(next: &[T], tile: usize, steps: usize) -> &[T] {
+    // When all is asked for, what is there already is asked for again.
+    next.get(tile * steps * (LINE / size_of::<T>())..).unwrap_or(next)
 }
 
 /// Room for the sums of any tile, with nothing between its rows.
