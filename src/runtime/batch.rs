@@ -17,7 +17,7 @@ pub struct Text {
     pub lease: Lease,
     /// The job.
     pub job: Job,
-    /// What is embedded.
+    /// Identifies what is embedded.
     pub text_hash: TextHash,
     /// Identifies text, model and revision.
     pub source_hash: String,

@@ -20,7 +20,8 @@ use crate::{
 /// or was the last one. Rows first: a crash in between leaves a lease that runs out, never a
 /// row that waits for nothing.
 ///
-/// A row that is not about what failed any more takes nothing, and its job goes back.
+/// A row that is not about what failed any more takes nothing, and its job goes back; but one that
+/// could not be read fails whatever its row says, since reading it is what failed.
 pub async fn fail(worker: &Worker, failed: Vec<(Held, Subject)>, kind: FailureKind, reason: &str) {
     let retry = &worker.context.config.retry;
     let mut ended: Vec<(Held, Subject, Option<Duration>)> = Vec::with_capacity(failed.len());
@@ -58,7 +59,7 @@ pub async fn fail(worker: &Worker, failed: Vec<(Held, Subject)>, kind: FailureKi
         }
         jobs.push((lease, job));
     }
-    worker.hand_back(&moot).await;
+    worker.hand_back_moot(&moot).await;
     metrics::jobs_ended("retry", retries.len());
     metrics::jobs_ended("failed", letters.len());
     match worker.insist(|| worker.context.queue.retry(&retries)).await {
@@ -89,7 +90,7 @@ pub async fn skip(worker: &Worker, skipped: Vec<(Held, &'static str)>) {
         .into_iter()
         .map(|(held, _)| held)
         .partition(|(_, job)| recorded.contains(&job.node_id));
-    worker.hand_back(&moot).await;
+    worker.hand_back_moot(&moot).await;
     end(worker, "skipped", &jobs).await;
 }
 

@@ -1,9 +1,6 @@
 //! From vectors to rows: the second half of a job's way through a worker.
 
-use std::{
-    collections::{HashMap, HashSet},
-    time::Duration,
-};
+use std::{collections::HashSet, time::Duration};
 
 use tracing::{debug, error, warn};
 use uuid::Uuid;
@@ -145,7 +142,7 @@ async fn store(worker: &Worker, embedded: Vec<(Text, Vec<f32>)>) {
         let reason = "the model's vector is not of length 1";
         endings::fail(worker, jobs, FailureKind::Transient, reason).await;
     }
-    let mut jobs: Vec<Held> = Vec::with_capacity(good.len());
+    let mut jobs: Vec<(Held, TextHash)> = Vec::with_capacity(good.len());
     let mut rows = Vec::with_capacity(good.len());
     for (text, values) in good {
         rows.push(Vector {
@@ -157,16 +154,18 @@ async fn store(worker: &Worker, embedded: Vec<(Text, Vec<f32>)>) {
             truncated: text.encoding.truncated,
             attempts: text.job.attempts,
         });
-        jobs.push((text.lease, text.job));
+        jobs.push(((text.lease, text.job), text.text_hash));
     }
     let (stored, refused) = write(worker, &rows).await;
-    let (done, rest): (Vec<Held>, Vec<Held>) =
-        jobs.into_iter().partition(|(_, job)| stored.contains(&job.node_id));
-    let (mut failed, mut changed) = (Vec::new(), Vec::new());
-    for held in rest {
-        match refused.get(&held.1.node_id) {
-            Some(&hash) => failed.push((held, Subject::Text(Some(hash)))),
-            None => changed.push(held),
+    let (mut done, mut failed, mut changed) = (Vec::new(), Vec::new(), Vec::new());
+    for (held, hash) in jobs {
+        let node = held.1.node_id;
+        if refused.contains(&(node, hash)) {
+            failed.push((held, Subject::Text(Some(hash))));
+        } else if stored.contains(&node) {
+            done.push(held);
+        } else {
+            changed.push(held);
         }
     }
     let now = unix_now();
@@ -183,14 +182,14 @@ async fn store(worker: &Worker, embedded: Vec<(Text, Vec<f32>)>) {
     if !changed.is_empty() {
         // The text changed meanwhile, or the row is gone: the next claim finds out which.
         metrics::stale_vectors(changed.len());
-        worker.hand_back(&changed).await;
+        worker.hand_back_moot(&changed).await;
     }
 }
 
 /// Writes vectors; a statement that is refused is split, so that one bad row harms no other.
 /// Returns the nodes stored, and those whose row was refused, with their texts.
-async fn write(worker: &Worker, rows: &[Vector]) -> (HashSet<Uuid>, HashMap<Uuid, TextHash>) {
-    let (mut stored, mut refused) = (HashSet::new(), HashMap::new());
+async fn write(worker: &Worker, rows: &[Vector]) -> (HashSet<Uuid>, HashSet<(Uuid, TextHash)>) {
+    let (mut stored, mut refused) = (HashSet::new(), HashSet::new());
     let mut parts = vec![rows];
     while let Some(part) = parts.pop() {
         if part.is_empty() {
@@ -200,7 +199,7 @@ async fn write(worker: &Worker, rows: &[Vector]) -> (HashSet<Uuid>, HashMap<Uuid
             Ok(ids) => stored.extend(ids),
             Err(error) if part.len() == 1 => {
                 error!(error = %Chain(&error), node = %part[0].id, "cannot store a vector");
-                refused.insert(part[0].id, part[0].text_hash);
+                refused.insert((part[0].id, part[0].text_hash));
             }
             Err(_) => {
                 let (first, second) = part.split_at(part.len() / 2);

@@ -75,6 +75,15 @@ impl Worker {
             // The rows say `processing` until the jobs are claimed again.
             warn!(error = %Chain(&error), "cannot mark nodes as queued");
         }
+        self.hand_back_moot(jobs).await;
+    }
+
+    /// The same for jobs whose rows are about something else by now, and are left alone: they are
+    /// `queued`, or marked by another worker, which a Redis without memory gave the node to.
+    pub async fn hand_back_moot(&self, jobs: &[Held]) {
+        if jobs.is_empty() {
+            return;
+        }
         let held = jobs.iter().map(|(lease, job)| (lease.clone(), Some(job.node_id))).collect();
         self.return_leases(held).await;
         self.let_go(jobs);

@@ -133,7 +133,8 @@ pub fn text_hash(text: &str) -> TextHash {
 pub struct Vector {
     /// The node.
     pub id: Uuid,
-    /// The text that was embedded. The row takes the vector only while this still is its text.
+    /// Identifies the text that was embedded. The row takes the vector only while this still is its
+    /// text.
     pub text_hash: TextHash,
     /// Identifies text, model and revision.
     pub source_hash: String,

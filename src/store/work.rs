@@ -50,6 +50,9 @@ impl Store {
     /// Writes how the nodes left `processing` without a vector. A row that is no longer about the
     /// [`Outcome::subject`] keeps what it has. Answers the nodes that were changed.
     pub async fn record(&self, outcomes: &[Outcome]) -> Result<Vec<Uuid>, StoreError> {
+        if outcomes.is_empty() {
+            return Ok(Vec::new());
+        }
         let outcomes: Vec<&Outcome> = outcomes.iter().collect();
         match self.dialect() {
             Dialect::Postgres => record(&self.writer, &outcomes).await,
@@ -233,9 +236,6 @@ pub(super) async fn record(
     db: &impl ConnectionTrait,
     outcomes: &[&Outcome],
 ) -> Result<Vec<Uuid>, StoreError> {
-    if outcomes.is_empty() {
-        return Ok(Vec::new());
-    }
     let backend = db.get_database_backend();
     let dialect = Dialect::of(backend);
     let (has_its_text, outcomes) = match dialect {
@@ -245,6 +245,9 @@ pub(super) async fn record(
         }
         Dialect::Sqlite => ("true".to_owned(), with_their_texts(db, outcomes).await?),
     };
+    if outcomes.is_empty() {
+        return Ok(Vec::new());
+    }
     let rows: Vec<OutcomeRow> =
         outcomes.into_iter().map(|outcome| OutcomeRow::new(outcome, dialect)).collect();
     let sql = format!(
@@ -276,6 +279,9 @@ async fn with_their_texts<'a>(
 ) -> Result<Vec<&'a Outcome>, StoreError> {
     let by_text = |outcome: &&&Outcome| matches!(outcome.subject, Subject::Text(_));
     let ids: Vec<Uuid> = outcomes.iter().filter(by_text).map(|outcome| outcome.id).collect();
+    if ids.is_empty() {
+        return Ok(outcomes.to_vec());
+    }
     let rows: Vec<(Uuid, Option<String>)> = Entity::find()
         .select_only()
         .columns([Column::Id, Column::Props])

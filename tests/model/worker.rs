@@ -32,8 +32,7 @@ enum Next {
         text: String,
     },
     Ack,
-    /// The text changed meanwhile, or the row is gone: the job goes back, its row first.
-    ReturnRow,
+    /// Also when the text changed meanwhile, or the row is gone: then the row is left alone.
     HandBack,
     /// The job goes back, and its row was left to the end.
     ReturnRowAtLast,
@@ -126,7 +125,7 @@ impl Worker {
         let subject = text.map_or(Subject::Unread, of_text);
         let is_recorded = record(book, &held.job, status, &reason, subject).await;
         held.next = match delay {
-            _ if begun && !is_recorded => Next::ReturnRow,
+            _ if begun && !is_recorded => Next::HandBack,
             Some(delay) => Next::Retry { delay, reason },
             None => Next::Bury { reason },
         };
@@ -178,7 +177,7 @@ impl Held {
             Next::Skip => {
                 let subject = Subject::Text(None);
                 let is_recorded = record(book, job, NodeStatus::Skipped, "no text", subject).await;
-                let next = if is_recorded { Next::Ack } else { Next::ReturnRow };
+                let next = if is_recorded { Next::Ack } else { Next::HandBack };
                 (Some(next), Effect::default())
             }
             Next::Mark { text } => {
@@ -206,7 +205,7 @@ impl Held {
                     attempts: job.attempts,
                 };
                 let stored = store.complete(&[vector]).await.unwrap();
-                let next = if stored == [node] { Next::Ack } else { Next::ReturnRow };
+                let next = if stored == [node] { Next::Ack } else { Next::HandBack };
                 (Some(next), Effect::default())
             }
             Next::Ack => {
@@ -214,10 +213,9 @@ impl Held {
                 self.assert_told(book, stale);
                 (None, Effect::under(&self.token).ending(job))
             }
-            Next::ReturnRow | Next::ReturnRowAtLast => {
+            Next::ReturnRowAtLast => {
                 store.return_to_queue(&[node]).await.unwrap();
-                let at_last = matches!(self.next, Next::ReturnRowAtLast);
-                ((!at_last).then_some(Next::HandBack), Effect::default())
+                (None, Effect::default())
             }
             Next::HandBack => (None, self.hand_back(book).await),
             Next::Retry { delay, reason } => {

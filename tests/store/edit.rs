@@ -23,6 +23,7 @@ on_both_databases!(
     a_new_text_is_written_together_with_what_was_made_of_it,
     a_vector_of_an_older_text_counts_as_missing,
     a_late_outcome_of_an_older_text_leaves_the_newer_alone,
+    an_outcome_is_written_where_its_subject_is,
     what_another_program_made_ready_with_an_older_text_is_opened_again,
     concurrent_changes_are_all_merged,
     only_the_scope_of_a_node_can_change_or_delete_it,
@@ -218,6 +219,43 @@ async fn a_late_outcome_of_an_older_text_leaves_the_newer_alone(db: TestDb) {
         store.begin(&[job(&node, false)]).await.unwrap();
         assert!(!is_recorded().await, "it is told so");
         assert_eq!(status(&store, node.id).await, NodeStatus::Processing);
+    }
+}
+
+async fn an_outcome_is_written_where_its_subject_is(db: TestDb) {
+    let store = db.migrated().await;
+    let (same, other) = (Some(text_hash("text")), Some(text_hash("other")));
+    let mut outcomes = Vec::new();
+    let mut expected = Vec::new();
+    for (props, hash) in [(json!({"text": "text"}), same), (json!({"title": "none"}), None)] {
+        for (status, subject, is_written) in [
+            (NodeStatus::Processing, Subject::Text(hash), true),
+            (NodeStatus::Processing, Subject::Text(other), false),
+            (
+                NodeStatus::Processing,
+                Subject::Text(if hash.is_some() { None } else { same }),
+                false,
+            ),
+            (NodeStatus::Processing, Subject::Processing, true),
+            (NodeStatus::Processing, Subject::Unread, true),
+            (NodeStatus::Queued, Subject::Text(hash), false),
+            (NodeStatus::Queued, Subject::Processing, false),
+            (NodeStatus::Queued, Subject::Unread, true),
+        ] {
+            let node = NewNode { props: object(props.clone()), ..node("acme", "") };
+            store.insert_nodes(std::slice::from_ref(&node), status).await.unwrap();
+            outcomes.push(Outcome { subject, ..outcome(node.id, NodeStatus::Failed) });
+            expected.push((node.id, if is_written { NodeStatus::Failed } else { status }));
+        }
+    }
+    let gone = node("acme", "gone").id;
+    outcomes.push(Outcome { subject: Subject::Text(same), ..outcome(gone, NodeStatus::Failed) });
+    let mut written = store.record(&outcomes).await.unwrap();
+    written.sort();
+    let failed = expected.iter().filter(|(_, status)| *status == NodeStatus::Failed);
+    assert_eq!(written, failed.map(|(id, _)| *id).collect::<Vec<_>>());
+    for (id, expected) in expected {
+        assert_eq!(status(&store, id).await, expected);
     }
 }
 

@@ -143,9 +143,10 @@ fn attend<S: Simd>(
         let scores = &mut scratch.scores.as_mut_slice()[..height * padded];
         let weights = &mut scratch.weights.as_mut_slice()[..height * padded];
         let input = &qkv.rows_from(text.start + queries.start)[first..];
+        // Keys and values were packed just now: nothing has to be brought into the cache.
         for (panel, keys) in keys.chunks_exact(key_panel).enumerate() {
             let scores = &mut scores[panel * S::WIDTH..];
-            simd.tile(input, height, qkv.stride(), keys, key_steps, scores, padded, values);
+            simd.tile(input, height, qkv.stride(), keys, key_steps, scores, padded, keys);
         }
         let mut scales = [0.0; MAX_ROWS];
         let rows = scores.chunks_exact_mut(padded).zip(weights.chunks_exact_mut(padded));

@@ -29,6 +29,8 @@ pub(crate) trait Simd: Copy + Debug + Send + Sync + 'static {
     const LANES: usize;
     /// Elements that one step of a product takes from each row and column: 1, or 2 for `bf16`.
     const DEPTH: usize;
+    /// Whether the sum of two elements is an element, but for the rounding of `f32`.
+    const SUMS_ARE_OPERANDS: bool = Self::DEPTH == 1;
     /// The most rows of a tile: with its columns it fills the registers.
     const ROWS: usize;
     /// Columns of a tile, and of a panel of packed weights.

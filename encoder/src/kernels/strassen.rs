@@ -55,7 +55,7 @@ impl<S: Simd> WeightSums<S> {
     /// are no operands, or a part of a row would not end with a register.
     pub(super) fn new(simd: S, arena: &mut Arena, weights: &Packed<S>) -> Option<Self> {
         let pairs = weights.whole_panels() / 2;
-        if S::DEPTH > 1 || !weights.steps().is_multiple_of(2 * S::LANES) || pairs == 0 {
+        if !S::SUMS_ARE_OPERANDS || !weights.steps().is_multiple_of(2 * S::LANES) || pairs == 0 {
             return None;
         }
         let part = weights.steps() / 2 * S::WIDTH;
@@ -109,6 +109,15 @@ impl<S: Simd> Parts<S> {
             sums: Matrix::new(SUMS * height, columns / 2),
             products: Aligned::new(PRODUCTS * height * S::WIDTH),
         }
+    }
+}
+
+#[cfg(test)]
+impl<S: Simd> Parts<S> {
+    /// Writes a value everywhere.
+    pub(super) fn fill(&mut self, value: f32) {
+        (0..SUMS * HEIGHT).for_each(|row| self.sums.row_mut(row).fill(S::element(value)));
+        self.products.as_mut_slice().fill(value);
     }
 }
 

@@ -81,7 +81,11 @@ fn a_product_is_that_of_the_plain_loops<S: Simd>(
     // Room for some, so that both kinds of memory are used.
     let mut arena = Arena::new(size_of::<S::Element>() * inputs * outputs + 4_096);
     let packed = Packed::<S>::new(&mut arena, &w, &bias).with_sums(simd, &mut arena);
-    let mut parts = Parts::new(packed.summed_inputs());
+    // As for a wider product, and with what that left there.
+    let mut parts = Parts::new(packed.summed_inputs() + 64);
+    if packed.summed_inputs() > 0 {
+        parts.fill(f32::NAN);
+    }
     let input = matrix::<S>(rows, inputs, &x);
     let (x, w) = (rounded::<S>(&x), rounded::<S>(&w));
     let exact = |row: usize, column: usize| -> f64 {
@@ -247,6 +251,21 @@ fn exp2_and_gelu_are_within_their_bounds<S: Simd>(simd: S) {
 #[test]
 fn functions_are_within_their_bounds() {
     everywhere!(exp2_and_gelu_are_within_their_bounds());
+}
+
+fn elements_have_their_values<S: Simd>(simd: S, seed: u64) {
+    let numbers = values(seed, S::LANES);
+    let mut elements = vec![S::Element::default(); S::LANES];
+    simd.store_elements(simd.load(&numbers), &mut elements);
+    let mut found = vec![0.0; S::LANES];
+    simd.store(simd.load_elements(&elements), &mut found);
+    let expected: Vec<f32> = numbers.iter().map(|&x| S::value(S::element(x))).collect();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn elements_are_read_as_they_are_written() {
+    everywhere!(elements_have_their_values(7));
 }
 
 fn a_tile_beyond_its_slices_panics<S: Simd>(simd: S) {

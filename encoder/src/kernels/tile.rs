@@ -123,8 +123,9 @@ unsafe fn rows_of<S: Multiply, const ROWS: usize>(
 /// the operands that come next.
 #[inline(always)]
 pub(super) fn share_of<T>(next: &[T], tile: usize, steps: usize) -> &[T] {
-    // When all is asked for, what is there already is asked for again.
-    next.get(tile * steps * (LINE / size_of::<T>())..).unwrap_or(next)
+    let rest = next.get(tile * steps * (LINE / size_of::<T>())..).unwrap_or(&[]);
+    // When all has been asked for, what is there already is asked for again.
+    if rest.is_empty() { next } else { rest }
 }
 
 /// Room for the sums of any tile, with nothing between its rows.
@@ -135,4 +136,16 @@ pub(super) struct TileBuffer(pub(super) [f32; MAX_ROWS * MAX_WIDTH]);
 #[inline(always)]
 pub(super) fn tile_buffer() -> TileBuffer {
     TileBuffer([0.0; MAX_ROWS * MAX_WIDTH])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::share_of;
+
+    #[test]
+    fn tiles_ask_for_one_part_each_and_then_for_the_first_again() {
+        let next: Vec<f32> = (0..96).map(|at| at as f32).collect();
+        let firsts = [0, 1, 2, 3, 4].map(|tile| share_of(&next, tile, 3)[0]);
+        assert_eq!(firsts, [0.0, 48.0, 0.0, 0.0, 0.0]);
+    }
 }
