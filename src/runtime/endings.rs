@@ -20,8 +20,8 @@ use crate::{
 /// or was the last one. Rows first: a crash in between leaves a lease that runs out, never a
 /// row that waits for nothing.
 ///
-/// A row that is not about what failed any more takes nothing, and its job goes back; but one that
-/// could not be read fails whatever its row says, since reading it is what failed.
+/// A row that is not about what failed any more takes nothing, and its job goes back; but a
+/// job whose row could not be read fails whatever the row says, since reading it is what failed.
 pub async fn fail(worker: &Worker, failed: Vec<(Held, Subject)>, kind: FailureKind, reason: &str) {
     let retry = &worker.context.config.retry;
     let mut ended: Vec<(Held, Subject, Option<Duration>)> = Vec::with_capacity(failed.len());

@@ -78,8 +78,9 @@ impl Worker {
         self.hand_back_moot(jobs).await;
     }
 
-    /// The same for jobs whose rows are about something else by now, and are left alone: they are
-    /// `queued`, or marked by another worker, which a Redis without memory gave the node to.
+    /// The same for jobs whose rows are about something else by now, and are left alone: another
+    /// worker may be at them. A row whose text another program changed says `processing` until its
+    /// job is claimed again.
     pub async fn hand_back_moot(&self, jobs: &[Held]) {
         if jobs.is_empty() {
             return;

@@ -172,7 +172,8 @@ pub enum Subject {
     Processing,
     /// This text, or that there is none, while the row is `processing`. If it is `queued` again,
     /// its text was changed or another worker has its turn; if it is `processing` with another
-    /// text, another worker has begun on that: one that a Redis without memory gave the job of.
+    /// text, another worker has begun on that after this one's lease was lost, or another program
+    /// changed the text.
     Text(Option<TextHash>),
 }
 

@@ -122,25 +122,28 @@ impl HandWorker {
         Self { queue, store }
     }
 
-    /// Claims the one job that is there, reads its text, and stores the vector of it.
-    async fn embed(&self) -> (Lease, vecmill::domain::Job) {
+    /// Claims the one job that is there, and marks its row.
+    async fn begin(&self) -> (Lease, vecmill::domain::Job, String) {
         let lease = Duration::from_secs(3600);
         let claimed = self.queue.claim(1, lease, None).await.unwrap().remove(0);
         let job = claimed.job.unwrap();
         let begin = BeginJob { id: job.node_id, tenant_id: job.tenant_id.clone(), refresh: false };
         let row = self.store.begin(&[begin]).await.unwrap().remove(0);
-        let text = row.text.unwrap();
+        (claimed.lease, job, row.text.unwrap())
+    }
+
+    /// Stores the vector of what it began.
+    async fn complete(&self, job: &vecmill::domain::Job, text: &str) {
         let vector = Vector {
             id: job.node_id,
             source_hash: format!("hash of {text}"),
             input_hash: None,
-            values: vector_of(&text),
-            text_hash: text_hash(&text),
+            values: vector_of(text),
+            text_hash: text_hash(text),
             truncated: false,
             attempts: 0,
         };
         assert_eq!(self.store.complete(&[vector]).await.unwrap(), [job.node_id]);
-        (claimed.lease, job)
     }
 }
 
@@ -150,10 +153,11 @@ async fn a_text_that_changes_between_vector_and_ack_is_embedded_next() {
         let app = site.api(&[]).await;
         let id = node_with(&app, "old").await;
         let by_hand = HandWorker::on(&site).await;
-        let held = by_hand.embed().await;
+        let (lease, job, text_of_job) = by_hand.begin().await;
+        by_hand.complete(&job, &text_of_job).await;
         assert_eq!(app.node(&id).await["embedding_status"], "ready");
         let answer = patch(&app, &id, &text("new"), 202).await;
-        assert_eq!(by_hand.queue.ack(&[held]).await.unwrap(), 0);
+        assert_eq!(by_hand.queue.ack(&[(lease, job)]).await.unwrap(), 0);
         assert_eq!(site.redis.cli(&["LLEN", "embedding:queue"]), "1", "{}", site.name);
         let pending = site.redis.cli(&["GET", &format!("embedding:pending:{id}")]);
         assert_eq!(
@@ -194,5 +198,41 @@ async fn of_many_changes_at_once_the_last_has_its_vector() {
             worker.stop().await;
         }
         app.stop().await;
+    }
+}
+
+/// Redis loses its memory, so that two workers hold jobs of one node, for two texts of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_an_old_text_leaves_the_work_on_a_newer_one_alone() {
+    for site in Site::of_both_kinds().await {
+        for old_ends in [Ok(()), Err("planned")] {
+            let app = site.api(&[]).await;
+            let gate = Gate::closed();
+            let _end = OpensAtEnd(gate.clone());
+            // It claims nothing else of the tenant meanwhile.
+            let one_each = [("EMBEDDING_TENANT_MAX_INFLIGHT", "1")];
+            let worker = site.worker(&one_each, gate.model("old", old_ends)).await;
+            let id = node_with(&app, "old").await;
+            gate.reached().await;
+            site.redis.flush();
+            patch(&app, &id, &text("new"), 202).await;
+            let by_hand = HandWorker::on(&site).await;
+            let (lease, job, newer) = by_hand.begin().await;
+            assert_eq!(newer, "new");
+            gate.open();
+            // The next job of the tenant is done after the old one is let go.
+            let next = node_with(&app, "next").await;
+            wait_until(DEADLINE, async || app.node(&next).await["embedding_status"] == "ready")
+                .await;
+            assert_eq!(app.node(&id).await["embedding_status"], "processing", "{}", site.name);
+            by_hand.complete(&job, &newer).await;
+            assert_eq!(by_hand.queue.ack(&[(lease, job)]).await.unwrap(), 0);
+            by_hand.queue.close().await;
+            app.settled(DEADLINE).await;
+            assert_ready(&app.node(&id).await, "new");
+            site.nothing_is_live();
+            worker.stop().await;
+            app.stop().await;
+        }
     }
 }

@@ -241,6 +241,8 @@ async fn an_outcome_is_written_where_its_subject_is(db: TestDb) {
             (NodeStatus::Queued, Subject::Text(hash), false),
             (NodeStatus::Queued, Subject::Processing, false),
             (NodeStatus::Queued, Subject::Unread, true),
+            (NodeStatus::Ready, Subject::Unread, false),
+            (NodeStatus::Skipped, Subject::Processing, false),
         ] {
             let node = NewNode { props: object(props.clone()), ..node("acme", "") };
             store.insert_nodes(std::slice::from_ref(&node), status).await.unwrap();
