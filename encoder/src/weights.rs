@@ -91,7 +91,7 @@ const MOST_SUMS: usize = 128 << 20;
 
 /// Whether the layers of a model are so small that their weights may have sums beside them.
 fn may_have_sums(of: &Architecture) -> bool {
-    weights_of_layers(of) * size_of::<f32>() / 4 * 5 <= MOST_SUMS
+    size_of_sums::<f32>(of) <= MOST_SUMS
 }
 
 /// Weights of all layers, without biases.
@@ -99,10 +99,16 @@ fn weights_of_layers(of: &Architecture) -> usize {
     of.layers * of.hidden * (4 * of.hidden + 2 * of.inner)
 }
 
+/// Bytes of the sums of all weights: five parts where the weights have four.
+fn size_of_sums<T>(of: &Architecture) -> usize {
+    weights_of_layers(of) * size_of::<T>() / 4 * 5
+}
+
 /// Bytes in which all packed weights have room, unless much of them is what fills panels.
 fn arena_size<S: Simd>(of: &Architecture, with_sums: bool) -> usize {
     let weights = weights_of_layers(of) * size_of::<S::Element>();
-    weights + if with_sums { weights / 4 * 5 } else { 0 } + weights / 16 + (1 << 20)
+    let sums = if with_sums { size_of_sums::<S::Element>(of) } else { 0 };
+    weights + sums + weights / 16 + (1 << 20)
 }
 
 /// What all layers share.

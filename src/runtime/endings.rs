@@ -24,7 +24,7 @@ use crate::{
 /// job whose row could not be read fails whatever the row says, since reading it is what failed.
 pub async fn fail(worker: &Worker, failed: Vec<(Held, Subject)>, kind: FailureKind, reason: &str) {
     let retry = &worker.context.config.retry;
-    let mut ended: Vec<(Held, Subject, Option<Duration>)> = Vec::with_capacity(failed.len());
+    let mut ended: Vec<(Held, Option<Duration>)> = Vec::with_capacity(failed.len());
     let mut outcomes = Vec::with_capacity(failed.len());
     for ((lease, mut job), subject) in failed {
         job.attempts += 1;
@@ -41,13 +41,13 @@ pub async fn fail(worker: &Worker, failed: Vec<(Held, Subject)>, kind: FailureKi
             attempts: job.attempts,
             subject,
         });
-        ended.push(((lease, job), subject, delay));
+        ended.push(((lease, job), delay));
     }
     let recorded = record(worker, &outcomes).await;
     let mut retries: Vec<(Lease, Job, Duration)> = Vec::new();
     let (mut letters, mut jobs, mut moot) = (Vec::new(), Vec::new(), Vec::new());
-    for ((lease, job), subject, delay) in ended {
-        if subject != Subject::Unread && !recorded.contains(&job.node_id) {
+    for (((lease, job), delay), outcome) in ended.into_iter().zip(&outcomes) {
+        if outcome.subject != Subject::Unread && !recorded.contains(&job.node_id) {
             // The row has another text by now, or is not this worker's any more: what failed is
             // not what it holds. The next claim finds out.
             moot.push((lease, job));
@@ -59,7 +59,7 @@ pub async fn fail(worker: &Worker, failed: Vec<(Held, Subject)>, kind: FailureKi
         }
         jobs.push((lease, job));
     }
-    worker.hand_back_moot(&moot).await;
+    worker.hand_back_without_rows(&moot).await;
     metrics::jobs_ended("retry", retries.len());
     metrics::jobs_ended("failed", letters.len());
     match worker.insist(|| worker.context.queue.retry(&retries)).await {
@@ -90,7 +90,7 @@ pub async fn skip(worker: &Worker, skipped: Vec<(Held, &'static str)>) {
         .into_iter()
         .map(|(held, _)| held)
         .partition(|(_, job)| recorded.contains(&job.node_id));
-    worker.hand_back_moot(&moot).await;
+    worker.hand_back_without_rows(&moot).await;
     end(worker, "skipped", &jobs).await;
 }
 

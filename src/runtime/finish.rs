@@ -182,7 +182,7 @@ async fn store(worker: &Worker, embedded: Vec<(Text, Vec<f32>)>) {
     if !changed.is_empty() {
         // The text changed meanwhile, or the row is gone: the next claim finds out which.
         metrics::stale_vectors(changed.len());
-        worker.hand_back_moot(&changed).await;
+        worker.hand_back_without_rows(&changed).await;
     }
 }
 

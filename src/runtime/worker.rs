@@ -75,13 +75,13 @@ impl Worker {
             // The rows say `processing` until the jobs are claimed again.
             warn!(error = %Chain(&error), "cannot mark nodes as queued");
         }
-        self.hand_back_moot(jobs).await;
+        self.hand_back_without_rows(jobs).await;
     }
 
     /// The same for jobs whose rows are about something else by now, and are left alone: another
     /// worker may be at them. A row whose text another program changed says `processing` until its
     /// job is claimed again.
-    pub async fn hand_back_moot(&self, jobs: &[Held]) {
+    pub async fn hand_back_without_rows(&self, jobs: &[Held]) {
         if jobs.is_empty() {
             return;
         }

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use entity::node::Column;
 
+use super::{TextHash, text_hash};
 use crate::domain::{
     NodeStatus, TenantId, TenantScope,
     node::{TEXT_PROPERTIES, text_of_props},
@@ -224,7 +225,7 @@ pub(super) fn postgres_text(props: &str) -> String {
     format!("CASE {} END", cases.join(" "))
 }
 
-/// The [`super::TextHash`] of that text; null when there is none.
+/// The [`TextHash`] of that text; null when there is none.
 pub(super) fn postgres_text_hash(props: &str) -> String {
     format!("sha256(convert_to({}, 'UTF8'))", postgres_text(props))
 }
@@ -234,6 +235,11 @@ pub(super) fn postgres_text_hash(props: &str) -> String {
 pub(super) fn sqlite_text(props: &str) -> Option<String> {
     let props: Map<String, Value> = serde_json::from_str(props).ok()?;
     text_of_props(&props).map(str::to_owned)
+}
+
+/// The [`TextHash`] of that text.
+pub(super) fn sqlite_text_hash(props: &str) -> Option<TextHash> {
+    sqlite_text(props).as_deref().map(text_hash)
 }
 
 /// The parameter of [`Dialect::rows`].

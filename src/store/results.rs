@@ -12,8 +12,7 @@ use uuid::Uuid;
 
 use super::{
     Store, StoreError, Vector,
-    dialect::{Dialect, Kind, postgres_text_hash, sqlite_text, to_json},
-    text_hash,
+    dialect::{Dialect, Kind, postgres_text_hash, sqlite_text_hash, to_json},
 };
 
 impl Store {
@@ -180,8 +179,7 @@ async fn complete_sqlite(
     let mut rows: Vec<VectorRow<'_>> = Vec::with_capacity(vectors.len());
     for vector in vectors {
         let Some(old) = old.get(&vector.id) else { continue };
-        let text = old.props.as_deref().and_then(sqlite_text);
-        if text.as_deref().map(text_hash) != Some(vector.text_hash) {
+        if old.props.as_deref().and_then(sqlite_text_hash) != Some(vector.text_hash) {
             continue;
         }
         let drift =

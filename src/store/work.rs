@@ -12,10 +12,9 @@ use uuid::Uuid;
 use super::{
     BeginJob, Outcome, Store, StoreError, Subject, TextHash, TextRow,
     dialect::{
-        Dialect, Kind, has_embedding, postgres_text, postgres_text_hash, sqlite_text, status_of,
-        tenant_of, to_json,
+        Dialect, Kind, has_embedding, postgres_text, postgres_text_hash, sqlite_text,
+        sqlite_text_hash, status_of, tenant_of, to_json,
     },
-    text_hash,
 };
 use crate::domain::{NodeStatus, TenantId};
 
@@ -291,9 +290,7 @@ async fn with_their_texts<'a>(
         .await?;
     let hashes: HashMap<Uuid, Option<TextHash>> = rows
         .into_iter()
-        .map(|(id, props)| {
-            (id, props.as_deref().and_then(sqlite_text).map(|text| text_hash(&text)))
-        })
+        .map(|(id, props)| (id, props.as_deref().and_then(sqlite_text_hash)))
         .collect();
     let is_of_its_row = |outcome: &&Outcome| match outcome.subject {
         Subject::Unread | Subject::Processing => true,

@@ -6,6 +6,7 @@ use futures::future::join_all;
 use serde_json::{Value, json};
 use vecmill::{
     config::Settings,
+    domain::Job,
     inference::EmbedError,
     queue::{Lease, Queue},
     store::{BeginJob, Store, Vector, text_hash},
@@ -123,7 +124,7 @@ impl HandWorker {
     }
 
     /// Claims the one job that is there, and marks its row.
-    async fn begin(&self) -> (Lease, vecmill::domain::Job, String) {
+    async fn begin(&self) -> (Lease, Job, String) {
         let lease = Duration::from_secs(3600);
         let claimed = self.queue.claim(1, lease, None).await.unwrap().remove(0);
         let job = claimed.job.unwrap();
@@ -133,7 +134,7 @@ impl HandWorker {
     }
 
     /// Stores the vector of what it began.
-    async fn complete(&self, job: &vecmill::domain::Job, text: &str) {
+    async fn complete(&self, job: &Job, text: &str) {
         let vector = Vector {
             id: job.node_id,
             source_hash: format!("hash of {text}"),

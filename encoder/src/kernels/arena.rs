@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use memmap2::{MmapMut, MmapRaw};
 
-/// Where pieces begin: at a cache line.
-const ALIGNMENT: usize = 64;
+/// Bytes of a cache line, and of the widest register: what is to be read fast begins at one.
+pub(super) const CACHE_LINE: usize = 64;
 
 /// One large piece of memory, given out in parts.
 #[derive(Debug)]
@@ -33,9 +33,9 @@ impl Arena {
 
     /// So many default values, or `None` when too little is left.
     pub(super) fn take<T: Copy + Default>(&mut self, length: usize) -> Option<Piece<T>> {
-        assert!(align_of::<T>() <= ALIGNMENT);
+        assert!(align_of::<T>() <= CACHE_LINE);
         let memory = self.memory.as_ref()?;
-        let from = self.used.next_multiple_of(ALIGNMENT);
+        let from = self.used.next_multiple_of(CACHE_LINE);
         let to = length.checked_mul(size_of::<T>())?.checked_add(from)?;
         if to > memory.len() {
             return None;
@@ -90,7 +90,7 @@ mod tests {
         assert!(arena.take::<f32>(1_000).is_none(), "there are 1,000 bytes");
         drop(arena);
         assert_eq!(floats.as_slice(), [0.0; 100]);
-        assert!(floats.start.addr().is_multiple_of(ALIGNMENT));
+        assert!(floats.start.addr().is_multiple_of(CACHE_LINE));
         bytes.as_mut_slice().fill(7);
         floats.as_mut_slice().fill(1.0);
         assert_eq!(

@@ -2,10 +2,7 @@
 
 use std::{marker::PhantomData, ops::Range};
 
-use super::arena::{Arena, Piece};
-
-/// Bytes of a cache line, and of the widest register.
-const ALIGNMENT: usize = 64;
+use super::arena::{Arena, CACHE_LINE, Piece};
 
 /// A slice of memory that begins at a cache line.
 #[derive(Debug)]
@@ -20,9 +17,9 @@ enum Memory<T> {
 impl<T: Copy + Default> Aligned<T> {
     /// So many default values.
     pub(super) fn new(length: usize) -> Self {
-        let values = vec![T::default(); length + ALIGNMENT / size_of::<T>()];
+        let values = vec![T::default(); length + CACHE_LINE / size_of::<T>()];
         // Where the offset cannot be known, as in an interpreter, the memory is just not aligned.
-        let start = values.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT / size_of::<T>());
+        let start = values.as_ptr().align_offset(CACHE_LINE).min(CACHE_LINE / size_of::<T>());
         Self(Memory::Heap { values, start, length })
     }
 
@@ -56,7 +53,7 @@ pub(crate) struct Matrix<T> {
 impl<T: Copy + Default> Matrix<T> {
     /// A matrix of zeros; its rows begin at cache lines, and have at least `columns` columns.
     pub(crate) fn new(rows: usize, columns: usize) -> Self {
-        let line = ALIGNMENT / size_of::<T>();
+        let line = CACHE_LINE / size_of::<T>();
         // An odd number of cache lines: rows that are read side by side would else share the few
         // sets of a cache that hold lines at the same distance.
         let stride = (columns.div_ceil(line) | 1) * line;

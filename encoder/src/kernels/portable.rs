@@ -33,7 +33,8 @@ impl Simd for Portable {
         task.run(self)
     }
 
-    #[inline(always)]
+    // Not inlined: beside other code the compiler does not keep the sums in registers.
+    #[inline(never)]
     fn tile(
         self,
         input: &[f32],
@@ -45,25 +46,11 @@ impl Simd for Portable {
         out_stride: usize,
         next: &[f32],
     ) {
-        // Alone, so that the compiler keeps the sums in registers wherever it is called.
-        #[inline(never)]
-        unsafe fn run(
-            input: *const f32,
-            rows: usize,
-            stride: usize,
-            panel: *const f32,
-            steps: usize,
-            out: *mut f32,
-            out_stride: usize,
-            next: *const f32,
-        ) {
-            // SAFETY: handed on to the caller.
-            unsafe { sums(Portable, input, rows, stride, panel, steps, out, out_stride, next) }
-        }
         check::<Self>(input, rows, stride, panel, steps, out, out_stride);
         // SAFETY: the slices hold what is read and written.
         unsafe {
-            run(
+            sums(
+                self,
                 input.as_ptr(),
                 rows,
                 stride,

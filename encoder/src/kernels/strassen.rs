@@ -44,7 +44,7 @@ pub(super) const MIN_ROWS: usize = 64;
 
 /// The operands that are made of weights.
 #[derive(Debug)]
-pub(crate) struct WeightSums<S: Simd> {
+pub(super) struct WeightSums<S: Simd> {
     elements: Aligned<S::Element>,
     /// Elements of a part: half the steps of a panel.
     part: usize,

@@ -2,15 +2,13 @@
 //!
 //! A tile's sums stay in registers while its operands stream by: each step loads the panel's next
 //! columns once and one element, or pair, of each row. This is the register blocking of Goto and
-//! van de Geijn, "Anatomy of High-Performance Matrix Multiplication" (2008). In each step a line of what
-//! the next tiles want is asked for, so that their first does not wait for memory.
+//! van de Geijn, "Anatomy of High-Performance Matrix Multiplication" (2008). In each step
+//! a line of what the next tiles want is asked for, so that their first does not wait for memory.
 
-use super::simd::Simd;
+use super::{arena::CACHE_LINE, simd::Simd};
 
 /// Registers side by side in a tile.
 pub(super) const COLUMNS: usize = 2;
-/// Bytes of a cache line.
-const LINE: usize = 64;
 /// The most rows of a tile, over all instruction sets.
 pub(super) const MAX_ROWS: usize = 12;
 /// The most columns of a tile, over all instruction sets.
@@ -98,7 +96,7 @@ unsafe fn rows_of<S: Multiply, const ROWS: usize>(
 ) {
     let mut sums = [[simd.splat(0.0); COLUMNS]; ROWS];
     for step in 0..steps {
-        simd.prefetch(next.wrapping_byte_add(step * LINE));
+        simd.prefetch(next.wrapping_byte_add(step * CACHE_LINE));
         // SAFETY: `check` saw `steps` steps of every row and of the panel.
         unsafe {
             let columns = panel.add(step * S::WIDTH * S::DEPTH);
@@ -123,7 +121,7 @@ unsafe fn rows_of<S: Multiply, const ROWS: usize>(
 /// the operands that come next.
 #[inline(always)]
 pub(super) fn share_of<T>(next: &[T], tile: usize, steps: usize) -> &[T] {
-    let rest = next.get(tile * steps * (LINE / size_of::<T>())..).unwrap_or(&[]);
+    let rest = next.get(tile * steps * (CACHE_LINE / size_of::<T>())..).unwrap_or(&[]);
     // When all has been asked for, what is there already is asked for again.
     if rest.is_empty() { next } else { rest }
 }

@@ -7,8 +7,8 @@
 -- books only steer the order: the edge is looked for, and a count that is too high leads to a new
 -- arrangement.
 
--- So many entries at the right are arranged at once, which takes the server about 4 ms; or all, where
--- no more wait behind them than can be new.
+-- So many entries at the right are arranged at once, which takes the server about 4 ms; or all,
+-- where no more wait behind them than can be new.
 local WINDOW = 3000
 -- So many new entries are merged at once, into the turns of so many entries at the right, or of up
 -- to so many where a new tenant needs more turns.
