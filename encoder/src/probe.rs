@@ -37,7 +37,10 @@ impl Visit for Product {
         let Self { rows, inputs, outputs } = self;
         let mut arena = Arena::new(12 * inputs * outputs);
         let (weights, bias) = (vec![0.5; inputs * outputs], vec![0.0; outputs]);
-        let weights = Packed::<S>::new(&mut arena, &weights, &bias).with_sums(simd, &mut arena);
+        let mut weights = Packed::<S>::new(&mut arena, &weights, &bias);
+        if S::SUMS_PAY {
+            weights = weights.with_sums(simd, &mut arena);
+        }
         let input = Matrix::new(rows, inputs);
         let mut out = Matrix::new(rows, weights.padded_outputs());
         let mut parts = Parts::new(inputs);

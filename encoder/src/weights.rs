@@ -60,7 +60,7 @@ pub(crate) fn load<S: Simd>(
         hidden,
         inner: architecture.inner,
         epsilon: architecture.epsilon as f32,
-        with_sums: S::SUMS_ARE_OPERANDS && may_have_sums(architecture),
+        with_sums: S::SUMS_PAY && may_have_sums(architecture),
     };
     let heads = Heads { count: architecture.heads, width: hidden / architecture.heads };
     let mut arena = Arena::new(arena_size::<S>(architecture, reader.with_sums));

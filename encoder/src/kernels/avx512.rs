@@ -167,6 +167,7 @@ impl Simd for Avx512 {
     type Element = f32;
 
     const DEPTH: usize = 1;
+    const SUMS_PAY: bool = true;
 
     sixteen_lanes!("avx512f,avx512bw,avx512dq,avx512vl");
 

@@ -131,7 +131,7 @@ impl<S: Simd, E: End<S>> Task<S> for Panels<'_, S, E> {
                     let rows = block.start + part.start..block.start + part.end;
                     let input = self.input.rows_from(rows.start);
                     let (height, stride) = (rows.len(), self.input.stride());
-                    let next = share_of(next.unwrap_or(elements), tile_index, steps);
+                    let next = share_of::<S>(next.unwrap_or(elements), tile_index, steps);
                     simd.tile(input, height, stride, elements, steps, &mut tile.0, S::WIDTH, next);
                     for (row, sums) in rows.zip(tile.0.chunks_exact(S::WIDTH)) {
                         // SAFETY: the panels of the team's members are apart, and so are the rows.

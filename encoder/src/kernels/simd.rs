@@ -31,6 +31,11 @@ pub(crate) trait Simd: Copy + Debug + Send + Sync + 'static {
     const DEPTH: usize;
     /// Whether the sum of two elements is an element, but for the rounding of `f32`.
     const SUMS_ARE_OPERANDS: bool = Self::DEPTH == 1;
+    /// Whether products by way of sums (see [`super::strassen`]) are faster: what they save is to be
+    /// more than it takes to make the sums, which shorter registers take longer for.
+    const SUMS_PAY: bool = false;
+    /// Steps of a tile without a jump, and with one cache line of what comes next asked for.
+    const UNROLL: usize = 1;
     /// The most rows of a tile: with its columns it fills the registers.
     const ROWS: usize;
     /// Columns of a tile, and of a panel of packed weights.
@@ -45,8 +50,8 @@ pub(crate) trait Simd: Copy + Debug + Send + Sync + 'static {
     /// Multiplies rows of elements with a panel (see [`super::packed`]) and writes the sums,
     /// [`WIDTH`](Self::WIDTH) of them a row.
     ///
-    /// The beginning of `next`, a cache line a step, is brought into the second-level cache
-    /// meanwhile.
+    /// The beginning of `next`, a cache line each [`UNROLL`](Self::UNROLL) steps, is brought into the
+    /// second-level cache meanwhile.
     ///
     /// `rows` rows begin `stride` elements apart in `input`, and `out_stride` apart in `out`; the
     /// panel has `steps` steps. Panics when a slice is too short or `rows` is not in

@@ -219,7 +219,7 @@ impl<S: Simd, E: End<S>> Pairs<'_, S, E> {
             for (index, tile) in tiles(block.height, S::ROWS).enumerate() {
                 let (rows, out) =
                     (&rows[tile.start * stride..], &mut product[tile.start * S::WIDTH..]);
-                let next = share_of(next, index, steps);
+                let next = share_of::<S>(next, index, steps);
                 simd.tile(rows, tile.len(), stride, panel, steps, out, S::WIDTH, next);
             }
         }

@@ -73,6 +73,7 @@ fn assert_near<S: Simd>(element: f32, exact: f64, size: f64) {
 fn a_product_is_that_of_the_plain_loops<S: Simd>(
     simd: S,
     (rows, inputs, outputs): (usize, usize, usize),
+    with_sums: bool,
     seed: u64,
     team: &Team<'_>,
 ) {
@@ -80,7 +81,10 @@ fn a_product_is_that_of_the_plain_loops<S: Simd>(
     let bias = values(seed + 2, outputs);
     // Room for some, so that both kinds of memory are used.
     let mut arena = Arena::new(size_of::<S::Element>() * inputs * outputs + 4_096);
-    let packed = Packed::<S>::new(&mut arena, &w, &bias).with_sums(simd, &mut arena);
+    let mut packed = Packed::<S>::new(&mut arena, &w, &bias);
+    if with_sums {
+        packed = packed.with_sums(simd, &mut arena);
+    }
     // As for a wider product, and with what that left there.
     let mut parts = Parts::new(packed.summed_inputs() + 64);
     if packed.summed_inputs() > 0 {
@@ -304,23 +308,26 @@ proptest! {
         let seed = u64::from(seed);
         if in_a_team {
             Team::lead(&pool(), |team| {
-                everywhere!(a_product_is_that_of_the_plain_loops(shape, seed, team));
+                everywhere!(a_product_is_that_of_the_plain_loops(shape, true, seed, team));
             });
         } else {
-            everywhere!(a_product_is_that_of_the_plain_loops(shape, seed, &Team::SOLO));
+            everywhere!(a_product_is_that_of_the_plain_loops(shape, true, seed, &Team::SOLO));
         }
     }
 
     /// As many rows, and inputs of whole registers, as products by way of sums are for.
     #[test]
     fn large_products(
+        with_sums in any::<bool>(),
         rows in 60_usize..260,
         registers in 1_usize..5,
         outputs in 1_usize..140,
         seed in any::<u32>(),
     ) {
         let shape = (rows, 32 * registers, outputs);
-        everywhere!(a_product_is_that_of_the_plain_loops(shape, u64::from(seed), &Team::SOLO));
+        everywhere!(a_product_is_that_of_the_plain_loops(
+            shape, with_sums, u64::from(seed), &Team::SOLO
+        ));
     }
 
     #[test]

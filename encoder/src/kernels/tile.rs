@@ -2,8 +2,8 @@
 //!
 //! A tile's sums stay in registers while its operands stream by: each step loads the panel's next
 //! columns once and one element, or pair, of each row. This is the register blocking of Goto and
-//! van de Geijn, "Anatomy of High-Performance Matrix Multiplication" (2008). In each step
-//! a line of what the next tiles want is asked for, so that their first does not wait for memory.
+//! van de Geijn, "Anatomy of High-Performance Matrix Multiplication" (2008). As the steps go by, what
+//! the next tiles want is asked for line by line, so that their first does not wait for memory.
 
 use super::{arena::CACHE_LINE, simd::Simd};
 
@@ -95,19 +95,17 @@ unsafe fn rows_of<S: Multiply, const ROWS: usize>(
     next: *const S::Element,
 ) {
     let mut sums = [[simd.splat(0.0); COLUMNS]; ROWS];
-    for step in 0..steps {
-        simd.prefetch(next.wrapping_byte_add(step * CACHE_LINE));
-        // SAFETY: `check` saw `steps` steps of every row and of the panel.
-        unsafe {
-            let columns = panel.add(step * S::WIDTH * S::DEPTH);
-            let columns = [simd.operand(columns), simd.operand(columns.add(S::LANES * S::DEPTH))];
-            for (row, sums) in sums.iter_mut().enumerate() {
-                let element = simd.broadcast(input.add(row * stride + step * S::DEPTH));
-                for (sum, column) in sums.iter_mut().zip(columns) {
-                    *sum = simd.step(*sum, element, column);
-                }
-            }
+    let rounds = steps / S::UNROLL;
+    for round in 0..rounds {
+        simd.prefetch(next.wrapping_byte_add(round * CACHE_LINE));
+        for part in 0..S::UNROLL {
+            // SAFETY: `check` saw `steps` steps of every row and of the panel.
+            unsafe { add_step(simd, input, stride, panel, round * S::UNROLL + part, &mut sums) };
         }
+    }
+    for step in rounds * S::UNROLL..steps {
+        // SAFETY: as above.
+        unsafe { add_step(simd, input, stride, panel, step, &mut sums) };
     }
     for (row, sums) in sums.into_iter().enumerate() {
         for (column, sum) in sums.into_iter().enumerate() {
@@ -117,11 +115,39 @@ unsafe fn rows_of<S: Multiply, const ROWS: usize>(
     }
 }
 
+/// Adds the products of a step to the sums of a tile.
+///
+/// # Safety
+/// The rows and the panel have this step.
+#[inline(always)]
+unsafe fn add_step<S: Multiply, const ROWS: usize>(
+    simd: S,
+    input: *const S::Element,
+    stride: usize,
+    panel: *const S::Element,
+    step: usize,
+    sums: &mut [[S::Vector; COLUMNS]; ROWS],
+) {
+    // SAFETY: handed on to the caller.
+    unsafe {
+        let columns = panel.add(step * S::WIDTH * S::DEPTH);
+        let columns = [simd.operand(columns), simd.operand(columns.add(S::LANES * S::DEPTH))];
+        for (row, sums) in sums.iter_mut().enumerate() {
+            let element = simd.broadcast(input.add(row * stride + step * S::DEPTH));
+            for (sum, column) in sums.iter_mut().zip(columns) {
+                *sum = simd.step(*sum, element, column);
+            }
+        }
+    }
+}
+
 /// What the tile of this number, of several that use the same operands, is to bring into the cache of
 /// the operands that come next.
 #[inline(always)]
-pub(super) fn share_of<T>(next: &[T], tile: usize, steps: usize) -> &[T] {
-    let rest = next.get(tile * steps * (CACHE_LINE / size_of::<T>())..).unwrap_or(&[]);
+pub(super) fn share_of<S: Simd>(next: &[S::Element], tile: usize, steps: usize) -> &[S::Element] {
+    let lines = steps / S::UNROLL;
+    let from = tile * lines * (CACHE_LINE / size_of::<S::Element>());
+    let rest = next.get(from..).unwrap_or(&[]);
     // When all has been asked for, what is there already is asked for again.
     if rest.is_empty() { next } else { rest }
 }
@@ -138,12 +164,12 @@ pub(super) fn tile_buffer() -> TileBuffer {
 
 #[cfg(test)]
 mod tests {
-    use super::share_of;
+    use super::{super::portable::Portable, share_of};
 
     #[test]
     fn tiles_ask_for_one_part_each_and_then_for_the_first_again() {
         let next: Vec<f32> = (0..96).map(|at| at as f32).collect();
-        let firsts = [0, 1, 2, 3, 4].map(|tile| share_of(&next, tile, 3)[0]);
+        let firsts = [0, 1, 2, 3, 4].map(|tile| share_of::<Portable>(&next, tile, 3)[0]);
         assert_eq!(firsts, [0.0, 48.0, 0.0, 0.0, 0.0]);
     }
 }
