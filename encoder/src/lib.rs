@@ -56,7 +56,7 @@ impl Encoder {
     /// The vectors of texts, given by their token ids, in order and not normalised.
     ///
     /// One call at a time computes on all threads; others meanwhile compute on their own. With
-    /// the kernel `avx512`, the last bits of a text's vector depend on the batch that it is in.
+    /// [`Kernel::Avx512`], the last bits of a text's vector depend on the batch that it is in.
     ///
     /// # Panics
     /// A text is empty or has more tokens than there are positions, or a token is not in the

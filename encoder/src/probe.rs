@@ -43,7 +43,7 @@ impl Visit for Product {
         }
         let input = Matrix::new(rows, inputs);
         let mut out = Matrix::new(rows, weights.padded_outputs());
-        let mut parts = Parts::new(inputs);
+        let mut parts = Parts::new(weights.summed_inputs());
         Box::new(move || {
             matmul(simd, &Team::SOLO, rows, &input, &weights, Store, &mut out, &mut parts)
         })

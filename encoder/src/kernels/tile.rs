@@ -172,4 +172,13 @@ mod tests {
         let firsts = [0, 1, 2, 3, 4].map(|tile| share_of::<Portable>(&next, tile, 3)[0]);
         assert_eq!(firsts, [0.0, 48.0, 0.0, 0.0, 0.0]);
     }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn where_eight_steps_are_a_round_a_line_is_asked_for_in_each_round() {
+        let next: Vec<f32> = (0..96).map(|at| at as f32).collect();
+        let firsts =
+            [0, 1, 2, 3].map(|tile| share_of::<super::super::avx2::Avx2>(&next, tile, 23)[0]);
+        assert_eq!(firsts, [0.0, 32.0, 64.0, 0.0]);
+    }
 }
