@@ -31,8 +31,8 @@ pub(crate) trait Simd: Copy + Debug + Send + Sync + 'static {
     const DEPTH: usize;
     /// Whether the sum of two elements is an element, but for the rounding of `f32`.
     const SUMS_ARE_OPERANDS: bool = Self::DEPTH == 1;
-    /// Whether products by way of sums (see [`super::strassen`]) are faster: what they save is to be
-    /// more than it takes to make the sums, which shorter registers take longer for.
+    /// Whether products by way of sums (see [`super::strassen`]) are faster: what they save is
+    /// to be more than making the sums takes, which is longer with shorter registers.
     const SUMS_PAY: bool = false;
     /// Steps of a tile without a jump, and with one cache line of what comes next asked for.
     const UNROLL: usize = 1;

@@ -15,7 +15,9 @@
 //! m7 = (a12 − a22)(b21 + b22)
 //! ```
 //!
-//! It is for operands that are `f32`, where [`Simd::SUMS_PAY`]: a sum of two `bf16` would have to be rounded to `bf16` again.
+//! It is for operands that are `f32`: a sum of two `bf16` would have to be rounded to `bf16` again.
+//! [`Simd::SUMS_PAY`] says where it is faster.
+//!
 //! The error stays small beside the largest products of a block, not beside each sum (Higham,
 //! "Exploiting Fast Matrix Multiplication Within the Level 3 BLAS", 1990), and a row's sums depend
 //! in their last bits on the row that it is computed with.
