@@ -146,9 +146,11 @@ impl Store {
         let rows: Vec<(String, i64)> = Entity::find()
             .select_only()
             .column(Column::EmbeddingStatus)
-            // Of rows, not of a column: the index by tenant and status has all that is needed.
+            // Of rows, not of a column, and of each tenant: so the index by tenant and status has all
+            // that is needed, and in the order in which it is needed.
             .expr_as(Expr::cust("COUNT(*)"), "nodes")
             .filter(in_scope(scope))
+            .group_by(Column::TenantId)
             .group_by(Column::EmbeddingStatus)
             .into_tuple()
             .all(&self.db)
