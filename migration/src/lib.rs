@@ -4,6 +4,7 @@
 mod m0001_nodes;
 mod m0002_stale;
 mod m0003_inputs;
+mod m0004_latest;
 
 use sea_orm_migration::{MigratorTraitSelf, prelude::*, sea_orm::DatabaseTransaction};
 
@@ -20,6 +21,7 @@ impl MigratorTraitSelf for Migrator {
             Box::new(m0001_nodes::Migration { dimension: self.dimension }),
             Box::new(m0002_stale::Migration),
             Box::new(m0003_inputs::Migration),
+            Box::new(m0004_latest::Migration),
         ]
     }
 

@@ -30,7 +30,8 @@ impl Store {
         let dialect = self.dialect();
         let wanted: Vec<Wanted> =
             inputs.iter().map(|hash| Wanted { input_hash: dialect.bytes(hash) }).collect();
-        // One node an input, however many have it: the one that was embedded last.
+        // One node an input, however many have it: the one that was embedded last, which is at one
+        // end of the input in the index.
         let sql = format!(
             "SELECT nodes.embedding_input_hash, nodes.embedding_checksum, {embedding} AS embedding \
              FROM {rows} JOIN nodes ON nodes.id = (SELECT n.id FROM nodes AS n \
