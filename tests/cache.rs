@@ -120,6 +120,22 @@ async fn a_refresh_embeds_again_and_others_may_use_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_refresh_embeds_again_beside_another_job_of_its_node() {
+    let (redis, dir) = (TestRedis::start(), tempfile::tempdir().unwrap());
+    let counted = Counted::start(&dir, &[("REDIS_URL", &redis.url())]).await;
+    let ids = counted.embed("acme", &["text"]).await;
+    counted.embedded();
+    let entry = |action| json!({"node_id": ids[0], "tenant_id": "acme", "action": action});
+    let entries = [entry("embed").to_string(), entry("refresh").to_string()];
+    // One command, so that one claim takes both, the first one first.
+    redis.cli(&["LPUSH", "embedding:queue", &entries[0], &entries[1]]);
+    counted.app.settled(DEADLINE).await;
+    assert_eq!(counted.embedded(), 1);
+    counted.has_vector_of(&ids[0], "text").await;
+    counted.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn it_can_be_turned_off() {
     let dir = tempfile::tempdir().unwrap();
     let counted = Counted::start(&dir, &[("EMBEDDING_CACHE", "false")]).await;

@@ -1,6 +1,10 @@
 //! From claim to batches: the first half of a job's way through a worker.
 
-use std::{collections::HashMap, mem::take, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    mem::take,
+    time::Duration,
+};
 
 use tracing::{debug, error, warn};
 use uuid::Uuid;
@@ -180,9 +184,16 @@ async fn select_texts(worker: &Worker, jobs: Vec<Held>, rows: Vec<TextRow>) -> V
     let mut rows: HashMap<Uuid, TextRow> = rows.into_iter().map(|row| (row.id, row)).collect();
     let (mut gone, mut unchanged, mut skipped, mut sources) = (vec![], vec![], vec![], vec![]);
     let mut unmarked: Vec<BeginJob> = Vec::new();
+    let refreshed: HashSet<Uuid> = jobs
+        .iter()
+        .filter(|(_, job)| job.action == Action::Refresh)
+        .map(|(_, job)| job.node_id)
+        .collect();
     for (lease, job) in jobs {
-        // A foreign producer may enqueue a node twice; the second job finds nothing to do.
-        let Some(row) = rows.remove(&job.node_id) else {
+        // A foreign producer may enqueue a node twice: a refresh does the work, else the first job.
+        let is_covered = job.action == Action::Embed && refreshed.contains(&job.node_id);
+        let row = if is_covered { None } else { rows.remove(&job.node_id) };
+        let Some(row) = row else {
             gone.push((lease, job));
             continue;
         };
