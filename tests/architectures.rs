@@ -5,7 +5,7 @@
 
 mod tiny_bert;
 
-use std::{collections::HashMap, fs, path::Path};
+use std::{collections::HashMap, fs, path::Path, sync::Barrier, thread};
 
 use candle_core::{Device, Tensor};
 use serde::Deserialize;
@@ -110,7 +110,7 @@ fn kernels() -> impl Iterator<Item = Kernel> {
 #[tokio::test]
 async fn every_architecture_gives_the_vectors_of_transformers() {
     let Reference { texts, models } = reference();
-    assert_eq!(models.len(), 5);
+    assert_eq!(models.len(), 7);
     for (name, model) in &models {
         let directory = tempfile::tempdir().unwrap();
         write(directory.path(), model, "");
@@ -122,11 +122,35 @@ async fn every_architecture_gives_the_vectors_of_transformers() {
                     Err(LoadError::Unsupported { .. }) => {
                         assert_eq!((name.as_str(), kernel), ("distilbert", Kernel::Candle));
                     }
+                    // Our kernels have not all activations.
+                    Err(LoadError::NoKernel { .. }) => {
+                        assert!(["bert-tanh", "roberta-silu"].contains(&name.as_str()));
+                        assert!(matches!(kernel, Kernel::Ours(_)), "{kernel:?}");
+                    }
                     Err(error) => panic!("{name}: {error}"),
                 }
             }
         }
     }
+}
+
+#[tokio::test]
+async fn callers_that_meet_get_the_same_vectors() {
+    let Reference { texts, models } = reference();
+    let directory = tempfile::tempdir().unwrap();
+    write(directory.path(), &models["bert"], "");
+    let model = load_with(directory.path(), Kernel::Auto, 2).await.unwrap();
+    let start = Barrier::new(4);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                start.wait();
+                for _ in 0..20 {
+                    assert_alike(&model, &texts, &models["bert"].vectors, "bert");
+                }
+            });
+        }
+    });
 }
 
 #[tokio::test]

@@ -29,6 +29,9 @@ enum Model {
     Roberta(XLMRobertaModel),
 }
 
+/// What transformers calls GELU by way of the hyperbolic tangent (Hendrycks and Gimpel, 2016).
+const TANH_GELUS: [&str; 3] = ["gelu_new", "gelu_fast", "gelu_pytorch_tanh"];
+
 impl CandleBackend {
     /// Whether candle computes this encoder as its authors do; its DistilBERT has another GELU.
     pub(super) fn knows(architecture: &Architecture) -> bool {
@@ -46,7 +49,14 @@ impl CandleBackend {
         let device = weights.device().clone();
         let padding = config.get("pad_token_id").and_then(Value::as_u64).unwrap_or_default();
         let model = match architecture.family {
-            Family::Bert => Model::Bert(BertModel::load(weights, &parse(config)?)?),
+            Family::Bert => {
+                let mut config = config.clone();
+                // Candle has one name for what transformers calls by several.
+                if TANH_GELUS.iter().any(|name| config["hidden_act"] == *name) {
+                    config["hidden_act"] = "geluapproximate".into();
+                }
+                Model::Bert(BertModel::load(weights, &parse(&config)?)?)
+            }
             Family::Roberta => {
                 let name = "roberta";
                 let is_below = weights.contains_tensor("roberta.embeddings.word_embeddings.weight");

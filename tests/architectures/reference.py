@@ -21,7 +21,10 @@ ROBERTA = dict(SHAPE, max_position_embeddings=44, pad_token_id=1, type_vocab_siz
 MODELS = {
     "bert": (BertModel, BertConfig(**SHAPE, max_position_embeddings=42)),
     "bert-relu": (BertModel, BertConfig(**SHAPE, max_position_embeddings=42, hidden_act="relu")),
+    "bert-tanh": (BertModel, BertConfig(
+        **SHAPE, max_position_embeddings=42, hidden_act="gelu_new")),
     "roberta": (RobertaModel, RobertaConfig(**ROBERTA)),
+    "roberta-silu": (RobertaModel, RobertaConfig(**ROBERTA, hidden_act="silu")),
     "xlm-roberta": (XLMRobertaModel, XLMRobertaConfig(**ROBERTA)),
     "distilbert": (DistilBertModel, DistilBertConfig(
         vocab_size=50, dim=24, n_layers=2, n_heads=3, hidden_dim=40, max_position_embeddings=42)),
