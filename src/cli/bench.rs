@@ -1,8 +1,6 @@
 //! `vecmill bench`: what this machine does with a model and a corpus, without queue and database.
 
 use std::{
-    fs::File,
-    io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -13,7 +11,10 @@ use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::Output;
+use super::{
+    Output,
+    lines::{Item, Lines},
+};
 use crate::{
     config::ModelOptions,
     domain::{batch, node},
@@ -28,7 +29,7 @@ const CHUNK: usize = 512;
 /// What is measured.
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// JSON Lines: nodes as `vecmill ingest` takes them, or objects with a `text`
+    /// JSON Lines: nodes as for `vecmill ingest`, or objects with a `text`; - is standard input
     #[arg(long, value_name = "FILE")]
     corpus: PathBuf,
     /// Take only the first texts
@@ -55,7 +56,7 @@ pub async fn run(
     out: &mut Output<'_>,
 ) -> anyhow::Result<ExitCode> {
     let config = configure(&args.model.check()?);
-    let texts = read(&args.corpus, args.limit.unwrap_or(usize::MAX))?;
+    let texts = read(&args.corpus, args.limit.unwrap_or(usize::MAX)).await?;
     if texts.is_empty() || args.rounds == 0 {
         bail!("there is nothing to embed: give a corpus with texts, and at least one round");
     }
@@ -105,17 +106,21 @@ pub async fn run(
 }
 
 /// The texts of a corpus: of nodes, or of objects with a `text`.
-fn read(path: &Path, limit: usize) -> anyhow::Result<Vec<String>> {
+async fn read(path: &Path, limit: usize) -> anyhow::Result<Vec<String>> {
     let name = path.display();
-    let file = File::open(path).with_context(|| format!("cannot read {name}"))?;
+    let mut lines = Lines::open(path).with_context(|| format!("cannot read {name}"))?;
     let mut texts = Vec::new();
-    for (line, content) in (1..).zip(BufReader::new(file).lines()) {
-        if texts.len() == limit {
-            break;
-        }
-        let content = content.with_context(|| format!("cannot read {name}"))?;
-        let object: Value = serde_json::from_str(&content)
-            .with_context(|| format!("line {line} of {name} is not a JSON object"))?;
+    while texts.len() < limit
+        && let Some((item, _)) = lines.next().await
+    {
+        let line = match item {
+            Item::Node(line) => line,
+            Item::Invalid { number, reason } => bail!("line {number} of {name}: {reason}"),
+            Item::Broken(error) => {
+                return Err(error).with_context(|| format!("cannot read {name}"));
+            }
+        };
+        let object: Value = serde_json::from_str(&line.json)?;
         let text = match object.get("props").unwrap_or(&object) {
             Value::Object(props) => node::text_of_props(props),
             _ => None,

@@ -19,6 +19,7 @@ fn set_up(lines: &[&str]) -> (tempfile::TempDir, String, String) {
 async fn it_measures_a_corpus_and_compares_with_the_reference() {
     let (_directory, model, corpus) = set_up(&[
         r#"{"text": "one two"}"#,
+        "",
         r#"{"classes": ["a"], "props": {"content": "three four"}}"#,
         r#"{"props": {"name": "no text"}}"#,
         r#"{"text": "beyond the limit"}"#,
