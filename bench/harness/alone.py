@@ -1,5 +1,6 @@
 """The embedder alone: `vecmill bench`, and the peers of peer_embed.py."""
 import json
+import os
 import subprocess
 
 from .corpus import SHORT_TEXT
@@ -27,6 +28,8 @@ def peers(bench, parts):
     words += ["--corpus", bench.corpus.path, "--texts", sizes.embedder_texts]
     words += ["--rounds", sizes.embedder_rounds, "--only", ",".join(parts)]
     words += ["--short-text", SHORT_TEXT, "--short-runs", sizes.short_runs]
+    threads = int(os.environ.get("EMBEDDING_THREADS", "0"))
+    words += ["--threads", threads] if threads else []
     lines = run(words, env={"TQDM_DISABLE": "1"}).splitlines()
     figures = [json.loads(line) for line in lines if line.startswith("{")]
     return {figure["peer"]: figure for figure in figures}

@@ -1,4 +1,6 @@
 """The embedder alone on the first texts of the corpus, beside what users would run instead."""
+import os
+
 from harness.alone import peers, vecmill_bench
 from harness.machine import has_flag
 from harness.processes import Missing
@@ -6,6 +8,7 @@ from harness.processes import Missing
 # What the encoder of the default model computes for a token in matrix products.
 GFLOP_PER_TOKEN = 0.0212
 PEERS = {"f32": "float32", "bf16": "bfloat16"}
+KERNEL = os.environ.get("EMBEDDING_KERNEL", "auto")
 
 
 def measure(bench):
@@ -18,6 +21,9 @@ def measure(bench):
     for dtype in PEERS:
         if dtype == "bf16" and not has_flag("avx512_bf16"):
             bench.report.skip("vecmill bench, bf16", "this CPU has no bf16 products")
+            continue
+        if KERNEL != "auto" and (KERNEL == "avx512-bf16") != (dtype == "bf16"):
+            bench.report.skip(f"vecmill bench, {dtype}", f"EMBEDDING_KERNEL is {KERNEL}")
             continue
         try:
             ours[dtype] = vecmill_bench(bench, bench.corpus.path, options(bench.sizes), dtype)
