@@ -3,11 +3,20 @@
 
 mod common;
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use common::{TestApp, TestPostgres, TestRedis, hash_model, vector_of};
 use serde_json::{Value, json};
-use vecmill::app::Role;
+use vecmill::{
+    app::Role,
+    inference::{EmbedError, Encoding, Model, TextEncoder},
+};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -53,6 +62,29 @@ async fn on_postgres_and_redis_with_api_and_workers_apart() {
     for app in [first, second, api] {
         app.stop().await;
     }
+}
+
+/// Counts the texts that it is given.
+struct CountingEncoder(Arc<dyn TextEncoder>, AtomicUsize);
+
+impl TextEncoder for CountingEncoder {
+    fn encode(&self, text: &str) -> Result<Encoding, EmbedError> {
+        self.1.fetch_add(1, Ordering::SeqCst);
+        self.0.encode(text)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_text_is_tokenised_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = hash_model();
+    let encoder = Arc::new(CountingEncoder(Arc::clone(&model.encoder), AtomicUsize::new(0)));
+    let model = Model { encoder: encoder.clone(), ..model };
+    let app = TestApp::start(Role::Serve, dir.path(), &[], Some(model)).await;
+    app.ingest("acme", &texts(150)).await;
+    app.settled(DEADLINE).await;
+    assert_eq!(encoder.1.load(Ordering::SeqCst), 150);
+    app.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

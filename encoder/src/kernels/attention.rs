@@ -29,6 +29,9 @@ pub(crate) struct Heads {
 /// `texts` are ranges of rows. The results go to `context`, head after head. The members of the
 /// team share texts and heads.
 ///
+/// Operands of up to 1 give results within 10⁻⁵ of the exact ones, of `bf16` within 0.02: each
+/// weight of the softmax is rounded to the operands' type before it multiplies a value.
+///
 /// Panics when a matrix is too small, or texts do not follow each other.
 pub(crate) fn attention<S: Simd>(
     simd: S,

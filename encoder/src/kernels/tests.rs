@@ -335,11 +335,11 @@ proptest! {
     fn attentions(
         lengths in prop::collection::vec(1_usize..80, 1..4),
         count in 1_usize..4,
-        half_width in 1_usize..35,
+        width in 1_usize..70,
         seed in any::<u32>(),
         in_a_team in any::<bool>(),
     ) {
-        let heads = Heads { count, width: 2 * half_width };
+        let heads = Heads { count, width };
         let seed = u64::from(seed);
         if in_a_team {
             Team::lead(&pool(), |team| {
