@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     domain::{
-        Action, FailureKind, NodeStatus,
+        Action, FailureKind, Job, NodeStatus, TenantId,
         batch::{Cost, plan},
     },
     inference::Model,
@@ -181,18 +181,21 @@ async fn read_rows(worker: &Worker, jobs: Vec<Held>) -> (Vec<Held>, Vec<TextRow>
 
 /// Ends the jobs that need no embedding, and returns the others with their texts.
 async fn select_texts(worker: &Worker, jobs: Vec<Held>, rows: Vec<TextRow>) -> Vec<Source> {
-    let mut rows: HashMap<Uuid, TextRow> = rows.into_iter().map(|row| (row.id, row)).collect();
+    let mut rows: HashMap<(Uuid, TenantId), TextRow> =
+        rows.into_iter().map(|row| ((row.id, row.tenant_id.clone()), row)).collect();
     let (mut gone, mut unchanged, mut skipped, mut sources) = (vec![], vec![], vec![], vec![]);
     let mut unmarked: Vec<BeginJob> = Vec::new();
-    let refreshed: HashSet<Uuid> = jobs
+    let node_of = |job: &Job| (job.node_id, job.tenant_id.clone());
+    let refreshed: HashSet<(Uuid, TenantId)> = jobs
         .iter()
         .filter(|(_, job)| job.action == Action::Refresh)
-        .map(|(_, job)| job.node_id)
+        .map(|(_, job)| node_of(job))
         .collect();
     for (lease, job) in jobs {
         // A foreign producer may enqueue a node twice: a refresh does the work, else the first job.
-        let is_covered = job.action == Action::Embed && refreshed.contains(&job.node_id);
-        let row = if is_covered { None } else { rows.remove(&job.node_id) };
+        let node = node_of(&job);
+        let is_covered = job.action == Action::Embed && refreshed.contains(&node);
+        let row = if is_covered { None } else { rows.remove(&node) };
         let Some(row) = row else {
             gone.push((lease, job));
             continue;

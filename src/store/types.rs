@@ -105,6 +105,8 @@ pub struct BeginJob {
 pub struct TextRow {
     /// The node.
     pub id: Uuid,
+    /// Whose it is.
+    pub tenant_id: TenantId,
     /// Its text by the rule of [`crate::domain::node::text_of_props`]; `None` when there is none.
     pub text: Option<String>,
     /// Where its text lies outside the database, if it does.

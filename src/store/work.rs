@@ -43,7 +43,7 @@ impl Store {
                 rows
             }
         };
-        Ok(rows.into_iter().map(TextRow::from).collect())
+        Ok(rows.into_iter().filter_map(WorkRow::into_text_row).collect())
     }
 
     /// Writes how the nodes left `processing` without a vector. A row that is no longer about the
@@ -187,16 +187,18 @@ struct WorkRow {
     has_embedding: bool,
 }
 
-impl From<WorkRow> for TextRow {
-    fn from(row: WorkRow) -> Self {
-        Self {
-            id: row.id,
-            text: row.text,
-            payload_ref: row.payload_ref,
-            status: status_of(&row.embedding_status),
-            source_hash: row.embedding_source_hash,
-            has_embedding: row.has_embedding,
-        }
+impl WorkRow {
+    /// None for a tenant that no job can have.
+    fn into_text_row(self) -> Option<TextRow> {
+        Some(TextRow {
+            id: self.id,
+            tenant_id: tenant_of(self.tenant_id)?,
+            text: self.text,
+            payload_ref: self.payload_ref,
+            status: status_of(&self.embedding_status),
+            source_hash: self.embedding_source_hash,
+            has_embedding: self.has_embedding,
+        })
     }
 }
 
