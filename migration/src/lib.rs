@@ -1,5 +1,5 @@
-//! Creates what is missing in a Vecmill database, and alters nothing else: the database may be
-//! empty, ours, or one that an ActiveKG installation made and still uses.
+//! Creates what is missing in a Vecmill database, and alters nothing that is not ours: the database
+//! may be empty, ours, or one that an ActiveKG installation made and still uses.
 
 mod m0001_nodes;
 mod m0002_stale;

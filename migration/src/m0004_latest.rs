@@ -1,5 +1,5 @@
-//! The index of what the vectors were made of, with when they were: the last node of an input is one
-//! step in it, however many nodes have that input.
+//! The index of what the vectors were made of, with when they were: the last node of an input is
+//! one step in it, however many nodes have that input.
 
 use sea_orm_migration::{prelude::*, sea_orm::ConnectionTrait};
 
@@ -16,10 +16,12 @@ impl MigrationName for Migration {
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let db = manager.get_connection();
+        // The stronger lock first: asked for after the weaker one, it would wait for those who wait for
+        // that one's end.
+        db.execute_unprepared("DROP INDEX IF EXISTS vecmill_nodes_input").await?;
         let create = "CREATE INDEX IF NOT EXISTS vecmill_nodes_latest \
                       ON nodes (embedding_input_hash, embedding_updated_at) \
                       WHERE embedding_input_hash IS NOT NULL";
-        db.execute_unprepared(create).await?;
-        db.execute_unprepared("DROP INDEX IF EXISTS vecmill_nodes_input").await.map(drop)
+        db.execute_unprepared(create).await.map(drop)
     }
 }

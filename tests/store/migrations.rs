@@ -11,6 +11,7 @@ use crate::support::{DIMENSION, TestDb, job, node, on_both_databases, read, vect
 on_both_databases!(
     a_second_migration_changes_nothing,
     processes_that_start_together_migrate_once,
+    an_older_database_becomes_as_a_new_one,
     a_table_of_another_installation_gets_what_it_lacks_and_keeps_the_rest,
     another_dimension_stops_the_start,
 );
@@ -48,6 +49,20 @@ async fn processes_that_start_together_migrate_once(db: TestDb) {
     try_join_all(starts.collect::<Vec<_>>()).await.unwrap();
     let applied = db.texts("SELECT version FROM vecmill_migrations").await;
     assert_eq!(applied, ["m0001_nodes", "m0002_stale", "m0003_inputs", "m0004_latest"]);
+}
+
+async fn an_older_database_becomes_as_a_new_one(db: TestDb) {
+    let store = db.migrated().await;
+    let new = schema(&db).await;
+    db.sql(
+        "DROP INDEX vecmill_nodes_latest; \
+         CREATE INDEX vecmill_nodes_input ON nodes (embedding_input_hash) \
+         WHERE embedding_input_hash IS NOT NULL; \
+         DELETE FROM vecmill_migrations WHERE version = 'm0004_latest'",
+    )
+    .await;
+    store.migrate().await.unwrap();
+    assert_eq!(schema(&db).await, new);
 }
 
 /// What ActiveKG may have left: some of the columns, columns, indexes and tables of its own, its
