@@ -4,7 +4,7 @@ use entity::node::{Column, Entity, Model};
 use sea_orm::{
     ColumnTrait, ConnectionTrait, EntityTrait, ExprTrait, FromQueryResult, PaginatorTrait,
     QueryFilter, QueryOrder, QueryResult, QuerySelect, QueryTrait, Select, Statement,
-    sea_query::Expr,
+    sea_query::{Expr, Query},
 };
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -143,20 +143,25 @@ impl Store {
 
     /// How many nodes of the scope are in each status.
     pub async fn status_counts(&self, scope: &TenantScope) -> Result<StatusCounts, StoreError> {
-        let rows: Vec<(String, i64)> = Entity::find()
+        // First of each tenant, and of rows instead of a column: the index by tenant and status has
+        // all that this needs, in the order in which it needs it.
+        let by_tenant = Entity::find()
             .select_only()
             .column(Column::EmbeddingStatus)
-            // Of rows, not of a column, and of each tenant: so the index by tenant and status has all
-            // that is needed, and in the order in which it is needed.
             .expr_as(Expr::cust("COUNT(*)"), "nodes")
             .filter(in_scope(scope))
             .group_by(Column::TenantId)
             .group_by(Column::EmbeddingStatus)
-            .into_tuple()
-            .all(&self.db)
-            .await?;
+            .into_query();
+        let by_status = Query::select()
+            .column(Column::EmbeddingStatus)
+            .expr_as(Expr::cust("CAST(SUM(nodes) AS bigint)"), "nodes")
+            .from_subquery(by_tenant, "by_tenant")
+            .group_by_col(Column::EmbeddingStatus)
+            .to_owned();
         let mut counts = StatusCounts::default();
-        for (status, nodes) in rows {
+        for row in self.db.query_all(&by_status).await? {
+            let (status, nodes): (String, i64) = (row.try_get_by(0)?, row.try_get_by(1)?);
             *match status_of(&status) {
                 NodeStatus::Queued => &mut counts.queued,
                 NodeStatus::Processing => &mut counts.processing,
