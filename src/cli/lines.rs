@@ -4,6 +4,7 @@ use std::{
     fs::File,
     io::{self, BufRead, BufReader, Read},
     path::Path,
+    thread,
 };
 
 use serde_json::{Map, Value};
@@ -48,17 +49,20 @@ impl Lines {
     /// Opens a file, or standard input for `-`.
     pub fn open(path: &Path) -> io::Result<Self> {
         if path.as_os_str() == "-" {
-            return Ok(Self::read(io::stdin(), None));
+            return Self::read(io::stdin(), None);
         }
         let file = File::open(path)?;
         let total_bytes = file.metadata().ok().map(|data| data.len()).filter(|bytes| *bytes > 0);
-        Ok(Self::read(file, total_bytes))
+        Self::read(file, total_bytes)
     }
 
-    fn read(source: impl Read + Send + 'static, total_bytes: Option<u64>) -> Self {
+    fn read(source: impl Read + Send + 'static, total_bytes: Option<u64>) -> io::Result<Self> {
         let (items, receiver) = mpsc::channel(READ_AHEAD);
-        tokio::task::spawn_blocking(move || read_all(BufReader::new(source), &items));
-        Self { total_bytes, items: receiver }
+        // Not one of the runtime's threads: it would wait at its end for input that may not come.
+        thread::Builder::new()
+            .name("lines".to_owned())
+            .spawn(move || read_all(BufReader::new(source), &items))?;
+        Ok(Self { total_bytes, items: receiver })
     }
 
     /// The next line, and how many bytes were read up to its end.
@@ -111,12 +115,14 @@ fn classify(number: u64, raw: &[u8]) -> Item {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     #[tokio::test]
     async fn lines_keep_their_numbers_and_order() {
         let file: &[u8] = b"{\"a\":1}\n\n  \n[1]\r\n {\"b\":2} \n{\"c\":\xff}\n{";
-        let mut lines = Lines::read(file, None);
+        let mut lines = Lines::read(file, None).unwrap();
         let mut seen = Vec::new();
         let mut read = 0;
         while let Some((item, bytes)) = lines.next().await {
