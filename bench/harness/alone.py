@@ -28,8 +28,8 @@ def peers(bench, parts):
     words += ["--corpus", bench.corpus.path, "--texts", sizes.embedder_texts]
     words += ["--rounds", sizes.embedder_rounds, "--only", ",".join(parts)]
     words += ["--short-text", SHORT_TEXT, "--short-runs", sizes.short_runs]
-    threads = int(os.environ.get("EMBEDDING_THREADS", "0"))
-    words += ["--threads", threads] if threads else []
+    threads = os.environ.get("EMBEDDING_THREADS", "0")
+    words += ["--threads", threads] if threads != "0" else []
     lines = run(words, env={"TQDM_DISABLE": "1"}).splitlines()
     figures = [json.loads(line) for line in lines if line.startswith("{")]
     return {figure["peer"]: figure for figure in figures}

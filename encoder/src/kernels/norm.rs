@@ -9,8 +9,8 @@ use super::{
 /// writes them as operands of the next product beside. A row has as many columns as there are
 /// weights; the variance is not corrected for the number of samples.
 ///
-/// Values, weights and biases of up to 1 give results within 10⁻⁴ of the exact ones, the worst where
-/// a row hardly varies.
+/// Values, weights and biases of up to 1 give results within 10⁻⁴ of the exact ones, the worst
+/// where a row hardly varies.
 pub(crate) fn layer_norm<S: Simd>(
     simd: S,
     rows: usize,
