@@ -16,8 +16,8 @@ impl MigrationName for Migration {
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let db = manager.get_connection();
-        // The stronger lock first: asked for after the weaker one, it would wait for those who wait for
-        // that one's end.
+        // The stronger lock first: asked for after the weaker one, it would wait for those who wait
+        // for that one's end.
         db.execute_unprepared("DROP INDEX IF EXISTS vecmill_nodes_input").await?;
         let create = "CREATE INDEX IF NOT EXISTS vecmill_nodes_latest \
                       ON nodes (embedding_input_hash, embedding_updated_at) \
