@@ -34,7 +34,7 @@ impl MigrationTrait for Migration {
             let kind = if backend == DbBackend::Sqlite { sqlite } else { postgres };
             db.execute_unprepared(&format!("ALTER TABLE nodes ADD COLUMN {name} {kind}")).await?;
         }
-        // Only ever looked at for equality: half as large as a tree, and as cheap to write.
+        // Half as large as a tree, and as cheap to write; `m0004_latest` replaces it.
         let method = if backend == DbBackend::Sqlite { "" } else { "USING hash" };
         let create = format!(
             "CREATE INDEX IF NOT EXISTS vecmill_nodes_input ON nodes {method} \
