@@ -18,7 +18,9 @@ use crate::{
     http,
     inference::{self, Model},
     queue::{Limits, PrivateRedis, Queue},
-    runtime::{Context, InlineEmbedder, Mode, RestartIntensity, Runtime, Workers, WorkersReady},
+    runtime::{
+        Context, InlineEmbedder, Mode, RestartIntensity, Runtime, Sight, Workers, WorkersReady,
+    },
     shutdown::Signals,
     store::Store,
     telemetry::metrics,
@@ -141,6 +143,7 @@ impl App {
                     model,
                     config: worker.clone(),
                     device_up: watch::Sender::new(true),
+                    sight: Sight::default(),
                 };
                 let device = context.device_up.subscribe();
                 let workers = Workers::start(Arc::new(context), intensity).await?;

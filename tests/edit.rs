@@ -182,6 +182,6 @@ fn has_vector_of(node: &Value, text: &str) -> bool {
 fn assert_ready(node: &Value, text: &str) {
     assert_eq!(node["embedding_status"], "ready", "{node}");
     assert_eq!(node["props"]["text"], text);
-    assert_eq!((&node["embedding_attempts"], &node["embedding_error"]), (&json!(0), &Value::Null));
+    assert_eq!((&node["embedding_attempts"], &node["embedding_error"]), (&json!(1), &Value::Null));
     assert!(has_vector_of(node, text), "the vector is not that of {text}");
 }

@@ -9,6 +9,8 @@ mod support;
 mod cache;
 #[path = "store/edit.rs"]
 mod edit;
+#[path = "store/locks.rs"]
+mod locks;
 #[path = "store/migrations.rs"]
 mod migrations;
 #[path = "store/nodes.rs"]
@@ -17,5 +19,7 @@ mod nodes;
 mod outages;
 #[path = "store/repair.rs"]
 mod repair;
+#[path = "store/shape.rs"]
+mod shape;
 #[path = "store/work.rs"]
 mod work;

@@ -24,8 +24,10 @@ impl Action {
     }
 }
 
-/// Our own field in a job: how many workers were lost while they held it.
+/// Our own fields in a job: how many workers were lost while they held it, and the database that
+/// its node was in when it was made.
 const LOST: &str = "lost";
+const DATABASE: &str = "database";
 
 /// A job as it travels through Redis. Fields that we do not know are kept and passed on.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,6 +46,8 @@ pub struct Job {
     pub lost: u32,
     /// Unix seconds of the first enqueue, if the producer gave it.
     pub enqueued_at: Option<f64>,
+    /// Identifies the database of the node, if the producer gave it.
+    pub database: Option<String>,
     fields: Map<String, Value>,
 }
 
@@ -69,8 +73,15 @@ impl Job {
             attempts: 0,
             lost: 0,
             enqueued_at: Some(enqueued_at),
+            database: None,
             fields: Map::new(),
         }
+    }
+
+    /// The same for a node of this database.
+    pub fn in_database(mut self, database: Option<&str>) -> Self {
+        self.database = database.map(str::to_owned);
+        self
     }
 
     /// Reads a queue entry. Lenient where a foreign producer may differ: a missing `action`,
@@ -113,6 +124,7 @@ impl Job {
             attempts: count("attempts"),
             lost: count(LOST),
             enqueued_at: fields.get("enqueued_at").and_then(Value::as_f64),
+            database: fields.get(DATABASE).and_then(Value::as_str).map(str::to_owned),
             fields,
         })
     }
@@ -130,6 +142,9 @@ impl Job {
         }
         if self.lost > 0 {
             fields.insert(LOST.into(), self.lost.into());
+        }
+        if let Some(database) = &self.database {
+            fields.insert(DATABASE.into(), database.as_str().into());
         }
         fields
     }

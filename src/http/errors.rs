@@ -11,7 +11,11 @@ use poem_openapi::{
 };
 
 use super::fields::Invalid;
-use crate::{queue::QueueError, runtime::RuntimeError, store::StoreError};
+use crate::{
+    queue::QueueError,
+    runtime::RuntimeError,
+    store::{Refusal, StoreError},
+};
 
 /// When a client should try again after a part of us was away, in seconds.
 pub const RETRY_AFTER_OUTAGE: u64 = 5;
@@ -75,6 +79,16 @@ impl From<Invalid> for Problem {
     }
 }
 
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        let status = match refusal.is_conflict {
+            true => StatusCode::CONFLICT,
+            false => StatusCode::UNPROCESSABLE_ENTITY,
+        };
+        Self::new(status, refusal.to_string())
+    }
+}
+
 impl From<RuntimeError> for Problem {
     /// Outages and defects are logged here, and nowhere else.
     fn from(error: RuntimeError) -> Self {
@@ -97,6 +111,7 @@ impl From<RuntimeError> for Problem {
                 tracing::warn!(error = detail, "a request met an outage");
                 Self::unavailable(detail)
             }
+            RuntimeError::Store(StoreError::Row(refusal)) => refusal.into(),
             RuntimeError::Store(_) | RuntimeError::Queue(_) => {
                 tracing::error!(error = chain(&error), "a request failed");
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error")
@@ -171,7 +186,9 @@ fn describe(status: u16) -> MetaResponse {
         400 => "The body is not JSON.",
         404 => "There is no such node, or the tenant named in the request does not own it.",
         408 => "The body did not arrive in time.",
-        409 => "There is no queue, because EMBEDDING_ASYNC is false.",
+        409 => {
+            "Another node has what must be unique, or there is no queue: EMBEDDING_ASYNC is false."
+        }
         413 => "The body is too large.",
         415 => "The Content-Type is not application/json.",
         422 => "The request is well-formed but invalid; the detail names the field.",

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     domain::{NewNode, NodePatch, NodeStatus, TenantId, TenantScope},
     runtime::Runtime,
-    store::NodeFilter,
+    store::{NodeFilter, OnRefusal},
 };
 
 /// The calls on nodes.
@@ -27,7 +27,7 @@ pub struct NodesApi;
 pub struct WriteFails;
 
 impl Fails for WriteFails {
-    const STATUSES: &'static [u16] = &[400, 408, 413, 415, 422, 429, 500, 503];
+    const STATUSES: &'static [u16] = &[400, 408, 409, 413, 415, 422, 429, 500, 503];
 }
 
 /// How a listing fails.
@@ -48,7 +48,7 @@ impl Fails for ReadFails {
 pub struct UpdateFails;
 
 impl Fails for UpdateFails {
-    const STATUSES: &'static [u16] = &[400, 404, 408, 413, 415, 422, 429, 500, 503];
+    const STATUSES: &'static [u16] = &[400, 404, 408, 409, 413, 415, 422, 429, 500, 503];
 }
 
 /// How a refresh fails.
@@ -135,9 +135,8 @@ impl NodesApi {
         Data(runtime): Data<&Runtime>,
         node: JsonBody<NewNode>,
     ) -> Result<CreateResponse, Failure<WriteFails>> {
-        let accepted = runtime.ingest(vec![node.0]).await?;
-        let node =
-            accepted.into_iter().next().map(NodeAccepted::from).ok_or_else(Problem::unanswered)?;
+        let answer = runtime.ingest(vec![node.0], OnRefusal::KeepOthers).await?.pop();
+        let node = NodeAccepted::from(answer.ok_or_else(Problem::unanswered)??);
         Ok(match runtime.is_async() {
             true => CreateResponse::Accepted(Json(node)),
             false => CreateResponse::Embedded(Json(node)),
@@ -166,12 +165,10 @@ impl NodesApi {
                 Err(node) => refused.push(Some(node)),
             }
         }
-        let mut accepted = match valid.is_empty() {
-            true => Vec::new(),
-            false => runtime.ingest(valid).await?,
-        }
-        .into_iter();
-        let created = accepted.len() as u64;
+        let owners: Vec<TenantId> = valid.iter().map(|node| node.tenant_id.clone()).collect();
+        let answers = runtime.ingest(valid, OnRefusal::KeepOthers).await?;
+        let created = answers.iter().flatten().count() as u64;
+        let mut answers = answers.into_iter().zip(owners);
         let mut results = Vec::with_capacity(refused.len());
         for place in refused {
             results.push(match place {
@@ -179,9 +176,13 @@ impl NodesApi {
                     error: node.error.to_string(),
                     tenant_id: node.tenant_id.into(),
                 }),
-                None => {
-                    BatchResult::Accepted(accepted.next().ok_or_else(Problem::unanswered)?.into())
-                }
+                None => match answers.next().ok_or_else(Problem::unanswered)? {
+                    (Ok(accepted), _) => BatchResult::Accepted(accepted.into()),
+                    (Err(refusal), tenant_id) => BatchResult::Refused(BatchRefused {
+                        error: refusal.to_string(),
+                        tenant_id: tenant_id.into(),
+                    }),
+                },
             });
         }
         let failed = results.len() as u64 - created;

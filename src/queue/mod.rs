@@ -9,6 +9,7 @@ mod admission;
 mod connect;
 mod private_redis;
 mod repair;
+mod sample;
 mod scripts;
 mod work;
 

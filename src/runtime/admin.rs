@@ -26,7 +26,8 @@ impl Runtime {
         };
         let mut found = self.parts.store.requeue_candidates(&filter).await?;
         let node = found.pop().ok_or(RuntimeError::NotFound(id))?;
-        let job = Job::new(node.id, node.tenant_id.clone(), Action::Refresh, unix_now());
+        let job = Job::new(node.id, node.tenant_id.clone(), Action::Refresh, unix_now())
+            .in_database(self.parts.store.identity());
         let answer = queue.enqueue(std::slice::from_ref(&job), Some(limits)).await?.pop();
         let job_id = match answer {
             Some(Enqueued::New) => {
@@ -80,7 +81,7 @@ impl Runtime {
                 // A job to embed is done at once when the vector of the text is there.
                 let action =
                     if node.has_current_embedding { Action::Refresh } else { Action::Embed };
-                Job::new(node.id, node.tenant_id.clone(), action, now)
+                Job::new(node.id, node.tenant_id.clone(), action, now).in_database(store.identity())
             })
             .collect();
         // The jobs first: a node that got none must not look as if it had.

@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
+use super::absent::Sight;
 use crate::{config::WorkerConfig, inference::Model, queue::Queue, store::Store};
 
 /// The parts that work is done with.
@@ -19,6 +20,8 @@ pub struct Context {
     pub config: WorkerConfig,
     /// Whether the device computed when it was last asked to.
     pub device_up: watch::Sender<bool>,
+    /// Whether this database is the one that the jobs are about.
+    pub sight: Sight,
 }
 
 /// Seconds since 1970.

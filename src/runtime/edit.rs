@@ -88,7 +88,8 @@ async fn edit_queued(
     }
     match patched? {
         Patched::Done { tenant_id, status, has_new_text: true } => {
-            let job = Job::new(id, tenant_id.clone(), Action::Embed, unix_now());
+            let job = Job::new(id, tenant_id.clone(), Action::Embed, unix_now())
+                .in_database(parts.store.identity());
             let job_id = queue.change(&reservation, &job).await.unwrap_or_else(|error| {
                 // The row is durable, so the promise is made: the sweep enqueues it.
                 warn!(error = %Chain(&error), node = %id, "cannot enqueue a new text; the sweep will");

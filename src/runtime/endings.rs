@@ -94,6 +94,21 @@ pub async fn skip(worker: &Worker, skipped: Vec<(Held, &'static str)>) {
     end(worker, "skipped", &jobs).await;
 }
 
+/// Lets jobs wait for a while, with no attempt used: what they need is held by somebody else. Their
+/// rows stay as they are.
+pub async fn put_aside(worker: &Worker, jobs: Vec<Held>, pause: Duration) {
+    let waiting: Vec<(Lease, Job, Duration)> =
+        jobs.iter().map(|(lease, job)| (lease.clone(), job.clone(), pause)).collect();
+    match worker.insist(|| worker.context.queue.retry(&waiting)).await {
+        Ok(stale) => metrics::stale_leases(stale),
+        Err(error) => {
+            error!(error = %Chain(&error), "cannot put jobs aside; their leases will run out");
+        }
+    }
+    metrics::jobs_ended("put_aside", jobs.len());
+    worker.let_go(&jobs);
+}
+
 /// Ends jobs that are done; `outcome` is for the metric.
 pub async fn end(worker: &Worker, outcome: &'static str, jobs: &[Held]) {
     if jobs.is_empty() {

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     domain::FailureKind,
     inference::EmbedError,
-    store::{Subject, TextHash, Vector},
+    store::{StoreError, Subject, TextHash, Vector},
     telemetry::{Chain, metrics},
 };
 
@@ -152,7 +152,7 @@ async fn store(worker: &Worker, embedded: Vec<(Text, Vec<f32>)>) {
             input_hash: text.input_hash,
             values,
             truncated: text.encoding.truncated,
-            attempts: text.job.attempts,
+            failed_attempts: text.job.attempts,
         });
         jobs.push(((text.lease, text.job), text.text_hash));
     }
@@ -195,7 +195,7 @@ async fn write(worker: &Worker, rows: &[Vector]) -> (HashSet<Uuid>, HashSet<(Uui
         if part.is_empty() {
             continue;
         }
-        match worker.insist(|| worker.context.store.complete(part)).await {
+        match worker.insist(|| complete(worker, part)).await {
             Ok(ids) => stored.extend(ids),
             Err(error) if part.len() == 1 => {
                 error!(error = %Chain(&error), node = %part[0].id, "cannot store a vector");
@@ -208,6 +208,23 @@ async fn write(worker: &Worker, rows: &[Vector]) -> (HashSet<Uuid>, HashSet<(Uui
         }
     }
     (stored, refused)
+}
+
+/// How long a row that another session holds is waited for.
+const HELD_PAUSE: Duration = Duration::from_millis(50);
+
+/// Stores vectors; those whose rows take none are tried once more after a moment, because another
+/// session may just have held them.
+async fn complete(worker: &Worker, rows: &[Vector]) -> Result<Vec<Uuid>, StoreError> {
+    let store = &worker.context.store;
+    let mut stored = store.complete(rows).await?;
+    if stored.len() < rows.len() {
+        tokio::time::sleep(HELD_PAUSE).await;
+        let left: Vec<Vector> =
+            rows.iter().filter(|row| !stored.contains(&row.id)).cloned().collect();
+        stored.extend(store.complete(&left).await?);
+    }
+    Ok(stored)
 }
 
 #[cfg(test)]

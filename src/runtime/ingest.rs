@@ -12,21 +12,28 @@ use super::{
 use crate::{
     domain::{Action, Job, NewNode, NodeStatus, TenantId},
     queue::{Admission, Limits, Queue, Reservation},
+    store::{OnRefusal, Refusal, Refusals},
     telemetry::{Chain, metrics},
 };
 
 impl Runtime {
-    /// Takes all nodes of a request in, or none. When this returns, their rows are durable.
-    pub async fn ingest(&self, nodes: Vec<NewNode>) -> Result<Vec<Accepted>, RuntimeError> {
+    /// Takes the nodes of a request in. When this returns, their rows are durable. Answers of each
+    /// what it is now, or why the database refused it; with [`OnRefusal::KeepNone`] and a refusal,
+    /// none is taken in.
+    pub async fn ingest(
+        &self,
+        nodes: Vec<NewNode>,
+        on_refusal: OnRefusal,
+    ) -> Result<Vec<Result<Accepted, Refusal>>, RuntimeError> {
         if nodes.is_empty() {
             return Ok(Vec::new());
         }
         let parts = Arc::clone(&self.parts);
         to_the_end(async move {
             match &parts.mode {
-                Mode::Inline(embedder) => embedder.ingest(&parts.store, nodes).await,
+                Mode::Inline(embedder) => embedder.ingest(&parts.store, nodes, on_refusal).await,
                 Mode::Queued { queue, limits, .. } => {
-                    enqueue_new(&parts, queue, *limits, nodes).await
+                    enqueue_new(&parts, queue, *limits, nodes, on_refusal).await
                 }
             }
         })
@@ -71,33 +78,46 @@ async fn enqueue_new(
     queue: &Queue,
     limits: Limits,
     nodes: Vec<NewNode>,
-) -> Result<Vec<Accepted>, RuntimeError> {
+    on_refusal: OnRefusal,
+) -> Result<Vec<Result<Accepted, Refusal>>, RuntimeError> {
     let mut by_tenant: BTreeMap<&TenantId, u64> = BTreeMap::new();
     for node in &nodes {
         *by_tenant.entry(&node.tenant_id).or_default() += 1;
     }
     let reservation = reserve(parts, queue, limits, &by_tenant).await?;
-    if let Err(error) = parts.store.insert_nodes(&nodes, NodeStatus::Queued).await {
+    let written = parts.store.insert_nodes(&nodes, NodeStatus::Queued, on_refusal).await;
+    let kept = |refusals: &Refusals| {
+        let refused = refusals.iter().flatten().count();
+        if on_refusal == OnRefusal::KeepNone && refused > 0 { 0 } else { refusals.len() - refused }
+    };
+    if !written.as_ref().is_ok_and(|refusals| kept(refusals) > 0) {
         cancel(queue, &reservation).await;
-        return Err(error.into());
     }
+    let refusals = written?;
+    let accepted = kept(&refusals);
     let now = unix_now();
-    let jobs: Vec<Job> = nodes
+    let jobs: Vec<Result<Job, Refusal>> = nodes
         .into_iter()
-        .map(|node| Job::new(node.id, node.tenant_id, Action::Embed, now))
-        .collect();
-    if let Err(error) = queue.publish(&reservation, &jobs).await {
-        // The rows are durable, so the promise is made: the sweep enqueues them.
-        warn!(error = %Chain(&error), nodes = jobs.len(), "cannot publish jobs; the sweep will");
-    }
-    metrics::nodes_ingested(jobs.len());
-    Ok(jobs
-        .into_iter()
-        .map(|job| Accepted {
-            id: job.node_id,
-            tenant_id: job.tenant_id,
-            status: NodeStatus::Queued,
-            job_id: Some(job.job_id),
+        .zip(refusals)
+        .map(|(node, refusal)| match refusal {
+            Some(refusal) => Err(refusal),
+            None => Ok(Job::new(node.id, node.tenant_id, Action::Embed, now)
+                .in_database(parts.store.identity())),
         })
-        .collect())
+        .collect();
+    if accepted > 0 {
+        let jobs: Vec<Job> = jobs.iter().flatten().cloned().collect();
+        if let Err(error) = queue.publish(&reservation, &jobs).await {
+            // The rows are durable, so the promise is made: the sweep enqueues them.
+            warn!(error = %Chain(&error), nodes = accepted, "cannot publish jobs; the sweep will");
+        }
+    }
+    metrics::nodes_ingested(accepted);
+    let to_accepted = |job: Job| Accepted {
+        id: job.node_id,
+        tenant_id: job.tenant_id,
+        status: NodeStatus::Queued,
+        job_id: Some(job.job_id),
+    };
+    Ok(jobs.into_iter().map(|job| job.map(to_accepted)).collect())
 }

@@ -24,7 +24,9 @@ use crate::{
     config::WorkerConfig,
     domain::{NewNode, NodeStatus, batch::plan, node::text_of_props},
     inference::{BackendThread, EmbedError, Encoding, Model},
-    store::{InputHash, Outcome, Store, Subject, TextSource, Vector, text_hash},
+    store::{
+        InputHash, OnRefusal, Outcome, Refusal, Store, Subject, TextSource, Vector, text_hash,
+    },
     telemetry::{Chain, metrics},
 };
 
@@ -99,7 +101,8 @@ impl InlineEmbedder {
         &self,
         store: &Store,
         nodes: Vec<NewNode>,
-    ) -> Result<Vec<Accepted>, RuntimeError> {
+        on_refusal: OnRefusal,
+    ) -> Result<Vec<Result<Accepted, Refusal>>, RuntimeError> {
         let texts = nodes.iter().map(|node| text_of_props(&node.props).map(str::to_owned));
         let with_text: Vec<usize> =
             (0..nodes.len()).filter(|&i| text_of_props(&nodes[i].props).is_some()).collect();
@@ -115,16 +118,21 @@ impl InlineEmbedder {
                 (node, result)
             })
             .collect();
-        store.insert_ready(&rows).await?;
-        metrics::nodes_ingested(rows.len());
+        let refusals = store.insert_ready(&rows, on_refusal).await?;
+        let refused = refusals.iter().flatten().count();
+        if on_refusal == OnRefusal::KeepOthers || refused == 0 {
+            metrics::nodes_ingested(rows.len() - refused);
+        }
+        let to_accepted = |(node, result): (NewNode, Result<Vector, Outcome>)| Accepted {
+            id: node.id,
+            tenant_id: node.tenant_id,
+            status: result.map_or_else(|outcome| outcome.status, |_| NodeStatus::Ready),
+            job_id: None,
+        };
         Ok(rows
             .into_iter()
-            .map(|(node, result)| Accepted {
-                id: node.id,
-                tenant_id: node.tenant_id,
-                status: result.map_or_else(|outcome| outcome.status, |_| NodeStatus::Ready),
-                job_id: None,
-            })
+            .zip(refusals)
+            .map(|(row, refusal)| refusal.map_or_else(|| Ok(to_accepted(row)), Err))
             .collect())
     }
 
@@ -204,7 +212,10 @@ impl InlineEmbedder {
     ) -> Result<Vector, Outcome> {
         // The row is written in the same transaction.
         let subject = Subject::Processing;
-        let outcome = |status, error| Outcome { id, status, error, attempts: 0, subject };
+        let outcome = |status, error| {
+            let attempts = u32::from(status == NodeStatus::Failed);
+            Outcome { id, status, error, attempts, subject }
+        };
         let Some(embedding) = embedding else {
             let reason = reason_without_text(has_payload_ref);
             return Err(outcome(NodeStatus::Skipped, reason.to_owned()));
@@ -218,7 +229,7 @@ impl InlineEmbedder {
             input_hash,
             values,
             truncated,
-            attempts: 0,
+            failed_attempts: 0,
         })
     }
 

@@ -1,5 +1,6 @@
 //! The actors, and the typed handle that is all HTTP and the command line see of them.
 
+mod absent;
 mod admin;
 mod api;
 mod batch;
@@ -28,6 +29,7 @@ mod tokenise;
 mod worker;
 mod workers;
 
+pub use absent::Sight;
 pub use api::{Accepted, EmbeddingStatus, QueueDepths, Readiness, Requeued, RuntimeError};
 pub use context::Context;
 pub use handle::{Mode, Runtime, WorkersReady};

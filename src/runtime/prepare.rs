@@ -10,6 +10,7 @@ use tracing::{debug, error, warn};
 use uuid::Uuid;
 
 use super::{
+    absent,
     batch::{Batch, Text},
     cache,
     context::{source_hash, unix_now},
@@ -105,6 +106,7 @@ pub async fn prepare(worker: &Worker, claimed: Vec<Claimed>) -> Prepared {
     let config = &worker.context.config;
     let jobs = bury_undecodable(worker, claimed).await;
     let (jobs, rows) = read_rows(worker, jobs).await;
+    let jobs = absent::sort_out(worker, jobs, &rows).await;
     let sources = select_texts(worker, jobs, rows).await;
     let texts = tokenise(worker, sources).await;
     let (texts, known) = cache::find(worker, texts).await;
@@ -145,14 +147,7 @@ async fn read_rows(worker: &Worker, jobs: Vec<Held>) -> (Vec<Held>, Vec<TextRow>
         if part.is_empty() {
             continue;
         }
-        let begin: Vec<BeginJob> = part
-            .iter()
-            .map(|(_, job)| BeginJob {
-                id: job.node_id,
-                tenant_id: job.tenant_id.clone(),
-                refresh: job.action == Action::Refresh,
-            })
-            .collect();
+        let begin: Vec<BeginJob> = part.iter().map(|(_, job)| begin_job(job)).collect();
         match worker.context.store.begin(&begin).await {
             Ok(found) => {
                 rows.extend(found);
@@ -183,7 +178,7 @@ async fn read_rows(worker: &Worker, jobs: Vec<Held>) -> (Vec<Held>, Vec<TextRow>
 async fn select_texts(worker: &Worker, jobs: Vec<Held>, rows: Vec<TextRow>) -> Vec<Source> {
     let mut rows: HashMap<(Uuid, TenantId), TextRow> =
         rows.into_iter().map(|row| ((row.id, row.tenant_id.clone()), row)).collect();
-    let (mut gone, mut unchanged, mut skipped, mut sources) = (vec![], vec![], vec![], vec![]);
+    let (mut covered, mut unchanged, mut skipped, mut sources) = (vec![], vec![], vec![], vec![]);
     let mut unmarked: Vec<BeginJob> = Vec::new();
     let node_of = |job: &Job| (job.node_id, job.tenant_id.clone());
     let refreshed: HashSet<(Uuid, TenantId)> = jobs
@@ -197,7 +192,7 @@ async fn select_texts(worker: &Worker, jobs: Vec<Held>, rows: Vec<TextRow>) -> V
         let is_covered = job.action == Action::Embed && refreshed.contains(&node);
         let row = if is_covered { None } else { rows.remove(&node) };
         let Some(row) = row else {
-            gone.push((lease, job));
+            covered.push((lease, job));
             continue;
         };
         let looks_done =
@@ -216,8 +211,7 @@ async fn select_texts(worker: &Worker, jobs: Vec<Held>, rows: Vec<TextRow>) -> V
                 unchanged.push((lease, job));
                 continue;
             }
-            let tenant_id = job.tenant_id.clone();
-            unmarked.push(BeginJob { id: job.node_id, tenant_id, refresh: true });
+            unmarked.push(BeginJob { refresh: true, ..begin_job(&job) });
         }
         sources.push(Source { held: (lease, job), text });
     }
@@ -229,12 +223,23 @@ async fn select_texts(worker: &Worker, jobs: Vec<Held>, rows: Vec<TextRow>) -> V
     if !skipped.is_empty() {
         endings::skip(worker, skipped).await;
     }
-    if gone.len() + unchanged.len() > 0 {
-        debug!(gone = gone.len(), unchanged = unchanged.len(), "jobs with nothing to do");
+    if covered.len() + unchanged.len() > 0 {
+        let (covered, unchanged) = (covered.len(), unchanged.len());
+        debug!(covered, unchanged, "jobs with nothing to do");
     }
-    endings::end(worker, "gone", &gone).await;
+    endings::end(worker, "covered", &covered).await;
     endings::end(worker, "unchanged", &unchanged).await;
     sources
+}
+
+/// What the store needs to know of a job.
+pub fn begin_job(job: &Job) -> BeginJob {
+    BeginJob {
+        id: job.node_id,
+        tenant_id: job.tenant_id.clone(),
+        refresh: job.action == Action::Refresh,
+        failed_attempts: job.attempts,
+    }
 }
 
 /// Why a node has nothing to embed.

@@ -211,7 +211,10 @@ async fn enqueue_lost(context: &Context) -> Result<(), SweepError> {
         let jobs: Vec<Job> = page
             .into_iter()
             .filter(|node| lost.contains(&node.id))
-            .map(|node| Job::new(node.id, node.tenant_id, Action::Embed, now))
+            .map(|node| {
+                Job::new(node.id, node.tenant_id, Action::Embed, now)
+                    .in_database(context.store.identity())
+            })
             .collect();
         if jobs.is_empty() {
             continue;

@@ -1,6 +1,6 @@
 //! Opening the database.
 
-use std::{str::FromStr, time::Duration};
+use std::{str::FromStr, sync::Arc, time::Duration};
 
 use sea_orm::{
     ConnectOptions, Database, DatabaseConnection, DbErr, RuntimeErr,
@@ -44,13 +44,18 @@ impl Store {
         if dsn.starts_with("postgresql://") || dsn.starts_with("postgres://") {
             let db = connect_postgres(dsn).await?;
             let db = Patient::new(db);
-            Ok(Self { writer: db.clone(), db, dimension })
+            Ok(Self { writer: db.clone(), db, dimension, identity: Arc::default() })
         } else if dsn.starts_with("sqlite:") {
             let options = sqlite_options(dsn)?;
             // The writer comes first: it creates the file and switches it to WAL.
             let writer = connect_sqlite(&options, 1).await?;
             let db = connect_sqlite(&options, SQLITE_READERS).await?;
-            Ok(Self { db: Patient::new(db), writer: Patient::new(writer), dimension })
+            Ok(Self {
+                db: Patient::new(db),
+                writer: Patient::new(writer),
+                dimension,
+                identity: Arc::default(),
+            })
         } else {
             Err(StoreError::Setup(
                 "the database DSN must start with postgresql:// or sqlite://".to_owned(),

@@ -158,6 +158,19 @@ impl Dialect {
         }
     }
 
+    /// That the row is one of these, and no other session holds it: what nobody waits for, nobody
+    /// waits for in a circle.
+    pub(super) fn id_in_unlocked(self, ids: &[Uuid]) -> SimpleExpr {
+        match self {
+            Self::Postgres => Expr::cust_with_values(
+                "id = ANY(ARRAY(SELECT held.id FROM nodes AS held WHERE held.id = ANY($1) \
+                 FOR NO KEY UPDATE OF held SKIP LOCKED))",
+                [ids.to_vec()],
+            ),
+            Self::Sqlite => self.id_in(ids),
+        }
+    }
+
     /// That the tenant of the row can be one of ours. Another installation may have let a name
     /// pass that no job can carry.
     pub(super) fn tenant_is_valid(self) -> SimpleExpr {

@@ -3,7 +3,7 @@
 use entity::node::{Column, Entity};
 use sea_orm::{
     ColumnTrait, ConnectionTrait, EntityTrait, FromQueryResult, QueryFilter, QuerySelect,
-    sea_query::{Expr, Query},
+    sea_query::{Expr, LockType, Query},
 };
 use serde_json::Value;
 use uuid::Uuid;
@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::{
     OnNewText, Outcome, Patched, Store, StoreError, TextSource, Vector,
     dialect::{Dialect, STALE, in_scope, status_of, tenant_of},
-    results, work,
+    outcomes, results,
 };
 use crate::domain::{
     NodePatch, NodeStatus, TenantId, TenantScope, node::text_of_props, patch::Editable,
@@ -69,7 +69,8 @@ async fn patch_locked(
     let Some(tenant_id) = tenant_of(row.tenant_id.clone()) else { return Ok(Patched::NotFound) };
     let status = status_of(&row.embedding_status);
     let old = row.into_editable();
-    let new = patch.apply(old.clone());
+    let mut new = patch.apply(old.clone());
+    new.metadata = Some(or_empty(new.metadata));
     let source = source_of(&new);
     if source == source_of(&old) {
         if new != old {
@@ -110,10 +111,15 @@ impl Row {
                 Some(Value::Object(props)) => props,
                 _ => serde_json::Map::new(),
             },
-            metadata: self.metadata.filter(|metadata| !metadata.is_null()),
+            metadata: Some(or_empty(self.metadata)),
             payload_ref: self.payload_ref.filter(|place| !place.is_empty()),
         }
     }
+}
+
+/// An ActiveKG database takes no null there.
+fn or_empty(metadata: Option<Value>) -> Value {
+    metadata.filter(|metadata| !metadata.is_null()).unwrap_or_else(|| serde_json::json!({}))
 }
 
 /// Reads a node and keeps others from changing it until the transaction ends: by a lock on the row
@@ -134,7 +140,8 @@ async fn lock(
         ])
         .filter(Column::Id.eq(id))
         .filter(in_scope(scope))
-        .lock_exclusive()
+        // No key changes: rows of other tables may refer to this one meanwhile.
+        .lock(LockType::NoKeyUpdate)
         .into_model()
         .one(transaction)
         .await?)
@@ -196,7 +203,7 @@ async fn finish(
             Ok(NodeStatus::Ready)
         }
         Err(outcome) => {
-            work::record(transaction, &[outcome]).await?;
+            outcomes::record(transaction, &[outcome]).await?;
             Ok(outcome.status)
         }
     }

@@ -2,7 +2,7 @@
 
 use sea_orm::{DbErr, RuntimeErr, sqlx};
 
-use super::StoreError;
+use super::{Refusal, StoreError};
 
 impl StoreError {
     /// Whether the same call may succeed later, with nobody changing anything but the database
@@ -21,7 +21,10 @@ impl From<DbErr> for StoreError {
             }
             _ => false,
         };
-        if unavailable { Self::Unavailable(error) } else { Self::Refused(error) }
+        if unavailable {
+            return Self::Unavailable(error);
+        }
+        Refusal::of(&error).map_or(Self::Refused(error), Self::Row)
     }
 }
 

@@ -23,7 +23,8 @@ impl Store {
         }
         Migrator { dimension: self.dimension }.apply(&transaction).await?;
         self.check_dimension(&transaction).await?;
-        Ok(transaction.commit().await?)
+        transaction.commit().await?;
+        self.identify().await
     }
 
     async fn check_dimension(&self, transaction: &DatabaseTransaction) -> Result<(), StoreError> {

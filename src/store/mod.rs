@@ -8,15 +8,23 @@ mod connect;
 mod dialect;
 mod edit;
 mod error;
+mod insert;
 mod migrate;
 mod nodes;
+mod outcomes;
 mod patience;
+mod refusal;
 mod repair;
 mod results;
 mod types;
+mod visibility;
 mod work;
 
+pub use insert::{Birth, OnRefusal};
+pub use refusal::{Refusal, Refusals};
 pub use types::*;
+
+use std::sync::{Arc, OnceLock};
 
 use sea_orm::{DatabaseConnection, DatabaseTransaction, SqliteTransactionMode, TransactionOptions};
 
@@ -32,6 +40,8 @@ pub struct Store {
     writer: Patient<DatabaseConnection>,
     /// Components of each vector.
     dimension: usize,
+    /// Which database this is; see [`Store::identity`].
+    identity: Arc<OnceLock<String>>,
 }
 
 impl Store {

@@ -1,96 +1,22 @@
-//! What HTTP asks of the nodes: writing, listing, reading, counting.
+//! What HTTP asks of the nodes: listing, reading, counting.
 
 use entity::node::{Column, Entity, Model};
 use sea_orm::{
     ColumnTrait, ConnectionTrait, EntityTrait, ExprTrait, FromQueryResult, PaginatorTrait,
-    QueryFilter, QueryOrder, QueryResult, QuerySelect, QueryTrait, Select, Statement,
+    QueryFilter, QueryOrder, QueryResult, QuerySelect, QueryTrait, Select,
     sea_query::{Expr, Query},
 };
-use serde::Serialize;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::{
-    NodeDetail, NodeFilter, NodeSummary, Outcome, StatusCounts, Store, StoreError, Vector,
-    dialect::{Dialect, Kind, has_embedding, in_scope, status_of, tenant_of, to_json},
-    results, work,
+    NodeDetail, NodeFilter, NodeSummary, StatusCounts, Store, StoreError,
+    dialect::{Dialect, has_embedding, in_scope, status_of, tenant_of},
+    results,
 };
-use crate::domain::{NewNode, NodeStatus, TenantScope};
-
-/// A new node as the database unfolds it.
-#[derive(Serialize)]
-struct NewRow<'a> {
-    id: Uuid,
-    tenant_id: &'a str,
-    classes: &'a [String],
-    props: &'a Map<String, Value>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    payload_ref: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    metadata: Option<&'a Value>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    refresh_policy: Option<&'a Value>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    triggers: Option<&'a Value>,
-}
-
-impl<'a> From<&'a NewNode> for NewRow<'a> {
-    fn from(node: &'a NewNode) -> Self {
-        let not_null = |value: &'a Option<Value>| value.as_ref().filter(|value| !value.is_null());
-        Self {
-            id: node.id,
-            tenant_id: node.tenant_id.as_str(),
-            classes: &node.classes,
-            props: &node.props,
-            payload_ref: node.payload_ref.as_deref(),
-            metadata: not_null(&node.metadata),
-            refresh_policy: not_null(&node.refresh_policy),
-            triggers: not_null(&node.triggers),
-        }
-    }
-}
-
-const NEW_ROW: [(&str, Kind); 8] = [
-    ("id", Kind::Uuid),
-    ("tenant_id", Kind::Text),
-    ("classes", Kind::Texts),
-    ("props", Kind::Json),
-    ("payload_ref", Kind::Text),
-    ("metadata", Kind::Json),
-    ("refresh_policy", Kind::Json),
-    ("triggers", Kind::Json),
-];
+use crate::domain::{NodeStatus, TenantScope};
 
 impl Store {
-    /// Writes the nodes, all or none; they are durable when this returns.
-    pub async fn insert_nodes(
-        &self,
-        nodes: &[NewNode],
-        status: NodeStatus,
-    ) -> Result<(), StoreError> {
-        insert(&self.writer, nodes.iter(), status).await
-    }
-
-    /// Writes nodes that were embedded before they were stored, all or none: each with its
-    /// vector as `ready`, or with the outcome that it has instead.
-    pub async fn insert_ready(
-        &self,
-        nodes: &[(NewNode, Result<Vector, Outcome>)],
-    ) -> Result<(), StoreError> {
-        let vectors: Vec<&Vector> =
-            nodes.iter().filter_map(|(_, result)| result.as_ref().ok()).collect();
-        let outcomes: Vec<&Outcome> =
-            nodes.iter().filter_map(|(_, result)| result.as_ref().err()).collect();
-        let transaction = self.begin_write().await?;
-        insert(&transaction, nodes.iter().map(|(node, _)| node), NodeStatus::Processing).await?;
-        let stored = results::complete(&transaction, self.dimension, &vectors).await?;
-        if stored.len() != vectors.len() {
-            return Err(StoreError::Refused(sea_orm::DbErr::RecordNotUpdated));
-        }
-        work::record(&transaction, &outcomes).await?;
-        Ok(transaction.commit().await?)
-    }
-
     /// The nodes that the filter wants, oldest first, and how many there are without its limit
     /// and offset.
     pub async fn list(&self, filter: &NodeFilter) -> Result<(Vec<NodeSummary>, u64), StoreError> {
@@ -182,27 +108,6 @@ impl Store {
             .expr_as(self.dialect().classes(), "classes")
             .expr_as(has_embedding(), "has_embedding")
     }
-}
-
-async fn insert(
-    db: &impl ConnectionTrait,
-    nodes: impl Iterator<Item = &NewNode>,
-    status: NodeStatus,
-) -> Result<(), StoreError> {
-    let rows: Vec<NewRow<'_>> = nodes.map(NewRow::from).collect();
-    let backend = db.get_database_backend();
-    let dialect = Dialect::of(backend);
-    let columns = NEW_ROW.map(|(name, _)| name).join(", ");
-    let sql = format!(
-        "INSERT INTO nodes ({columns}, embedding_status, embedding_attempts, version, \
-         created_at, updated_at) \
-         SELECT {columns}, $2, 0, 1, {now}, {now} FROM {rows}",
-        now = dialect.now(),
-        rows = dialect.rows(&NEW_ROW),
-    );
-    let values = [to_json(&rows).into(), status.as_str().into()];
-    db.execute_raw(Statement::from_sql_and_values(backend, sql, values)).await?;
-    Ok(())
 }
 
 #[derive(FromQueryResult)]

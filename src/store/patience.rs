@@ -60,6 +60,18 @@ impl Patient<DatabaseConnection> {
 }
 
 impl Patient<DatabaseTransaction> {
+    /// A part of the transaction that can be undone alone.
+    pub(super) async fn savepoint(&self) -> Result<Self, DbErr> {
+        let inner = self.in_time(self.inner.begin()).await?;
+        Ok(Self { inner, patience: self.patience })
+    }
+
+    /// Undoes what was done.
+    pub(super) async fn rollback(self) -> Result<(), DbErr> {
+        let Self { inner, patience } = self;
+        Patient { inner: (), patience }.in_time(inner.rollback()).await
+    }
+
     /// Commits; when this fails, nothing or everything was done.
     pub(super) async fn commit(self) -> Result<(), DbErr> {
         let Self { inner, patience } = self;

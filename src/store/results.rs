@@ -18,8 +18,8 @@ use super::{
 impl Store {
     /// Stores the vectors and marks their nodes `ready`; answers the ids of those stored.
     ///
-    /// A row takes its vector only while its text still is the one that was embedded. A vector
-    /// whose length is not the dimension of the store fails the batch.
+    /// A row takes its vector only while its text still is the one that was embedded, and no other
+    /// session of Postgres holds it. A vector whose length is not the dimension of the store fails the batch.
     pub async fn complete(&self, vectors: &[Vector]) -> Result<Vec<Uuid>, StoreError> {
         let vectors: Vec<&Vector> = vectors.iter().collect();
         match self.dialect() {
@@ -79,7 +79,7 @@ impl<'a> VectorRow<'a> {
             input_hash: vector.input_hash.map(|hash| dialect.bytes(&hash)),
             checksum: checksum(&vector.values),
             truncated: vector.truncated,
-            attempts: i32::try_from(vector.attempts).unwrap_or(i32::MAX),
+            attempts: i32::try_from(vector.failed_attempts).unwrap_or(i32::MAX).saturating_add(1),
             text_hash: None,
             drift: None,
         }
@@ -126,16 +126,21 @@ async fn complete_postgres(
     let components: Vec<f32> =
         vectors.iter().flat_map(|vector| vector.values.iter().copied()).collect();
     let fields = [VECTOR_ROW.as_slice(), &[("text_hash", Kind::Bytes)]];
+    // The rows are found and locked by their ids alone: only then are their texts read, so that no
+    // plan reads those of other rows. A row that another session holds is passed over.
     let sql = format!(
         "WITH v AS MATERIALIZED ( \
            SELECT v.*, ($2::real[])[v.position * $3 + 1 : (v.position + 1) * $3]::vector \
                        AS embedding \
            FROM {rows} \
+         ), held AS MATERIALIZED ( \
+           SELECT n.id, {text_hash} AS text_hash FROM v JOIN nodes AS n ON n.id = v.id \
+           FOR NO KEY UPDATE OF n SKIP LOCKED \
          ) UPDATE nodes AS n SET {assignments}, embedding = v.embedding, drift_score = CASE \
              WHEN n.embedding IS NULL OR vector_dims(n.embedding) <> $3 THEN 0 \
              ELSE coalesce(nullif(n.embedding <=> v.embedding, 'NaN'), 0) END \
-         FROM v WHERE n.id = v.id \
-           AND {text_hash} = v.text_hash \
+         FROM v JOIN held ON held.id = v.id AND held.text_hash = v.text_hash \
+         WHERE n.id = held.id \
          RETURNING n.id",
         rows = Dialect::Postgres.rows(&fields.concat()),
         assignments = assignments(Dialect::Postgres),

@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use super::Refusal;
 use crate::domain::{NodeStatus, TenantId, TenantScope};
 
 /// Which nodes a listing wants.
@@ -98,6 +99,8 @@ pub struct BeginJob {
     pub tenant_id: TenantId,
     /// Embed again although a vector is there.
     pub refresh: bool,
+    /// How often the job has failed.
+    pub failed_attempts: u32,
 }
 
 /// What a worker needs to know of a node whose job it claimed.
@@ -146,8 +149,8 @@ pub struct Vector {
     pub values: Vec<f32>,
     /// Whether the text was cut.
     pub truncated: bool,
-    /// Failed attempts before this success.
-    pub attempts: u32,
+    /// Failed attempts before this success, which is one more.
+    pub failed_attempts: u32,
 }
 
 /// A node that leaves `processing` without a vector.
@@ -261,6 +264,9 @@ pub enum StoreError {
     /// The database refused the statement.
     #[error("the database refused a statement")]
     Refused(#[source] sea_orm::DbErr),
+    /// The database refused a row for what it holds.
+    #[error(transparent)]
+    Row(Refusal),
     /// The vector column has another dimension than the model.
     #[error(
         "the column nodes.embedding holds vectors of {column} components, but the model makes \

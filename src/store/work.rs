@@ -1,25 +1,22 @@
 //! What a worker does to the rows of the jobs that it claimed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use entity::node::{Column, Entity};
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, EntityTrait, FromQueryResult, QueryFilter, QuerySelect, Statement,
+    ColumnTrait, ConnectionTrait, DbBackend, EntityTrait, FromQueryResult, QueryFilter,
+    QuerySelect, Statement, sea_query::Expr,
 };
 use serde::Serialize;
 use uuid::Uuid;
 
 use super::{
-    BeginJob, Outcome, Store, StoreError, Subject, TextHash, TextRow,
+    BeginJob, Store, StoreError, TextRow,
     dialect::{
-        Dialect, Kind, has_embedding, postgres_text, postgres_text_hash, sqlite_text,
-        sqlite_text_hash, status_of, tenant_of, to_json,
+        Dialect, Kind, has_embedding, postgres_text, sqlite_text, status_of, tenant_of, to_json,
     },
 };
 use crate::domain::{NodeStatus, TenantId};
-
-/// The longest reason that a row keeps, in characters.
-const ERROR_MAX_CHARS: usize = 500;
 
 impl Store {
     /// Reads the rows of claimed jobs and marks them `processing`, at once.
@@ -27,8 +24,8 @@ impl Store {
     /// The text is the one of [`crate::domain::node::text_of_props`]; Postgres finds it itself, so
     /// that no properties that Rust cannot read spoil the batch.
     ///
-    /// A job whose node is gone, or belongs to another tenant, has no row in the answer. A row
-    /// that is `ready` with a vector is marked only for a refresh; otherwise it is answered as it
+    /// A job whose node is gone, belongs to another tenant, or is locked by another session of
+    /// Postgres, has no row in the answer; [`Store::present`] tells which. A row that is `ready` with a vector is marked only for a refresh; otherwise it is answered as it
     /// is, and the caller finds out by [`TextRow::source_hash`] whether the job is done.
     pub async fn begin(&self, jobs: &[BeginJob]) -> Result<Vec<TextRow>, StoreError> {
         if jobs.is_empty() {
@@ -46,31 +43,35 @@ impl Store {
         Ok(rows.into_iter().filter_map(WorkRow::into_text_row).collect())
     }
 
-    /// Writes how the nodes left `processing` without a vector. A row that is no longer about the
-    /// [`Outcome::subject`] keeps what it has. Answers the nodes that were changed.
-    pub async fn record(&self, outcomes: &[Outcome]) -> Result<Vec<Uuid>, StoreError> {
-        if outcomes.is_empty() {
-            return Ok(Vec::new());
+    /// Of these jobs, the nodes whose rows are there, whoever holds them.
+    pub async fn present(&self, jobs: &[BeginJob]) -> Result<HashSet<Uuid>, StoreError> {
+        if jobs.is_empty() {
+            return Ok(HashSet::new());
         }
-        let outcomes: Vec<&Outcome> = outcomes.iter().collect();
-        match self.dialect() {
-            Dialect::Postgres => record(&self.writer, &outcomes).await,
-            Dialect::Sqlite => {
-                let transaction = self.begin_write().await?;
-                let changed = record(&transaction, &outcomes).await?;
-                transaction.commit().await?;
-                Ok(changed)
-            }
-        }
+        let sql = format!(
+            "SELECT nodes.id FROM {rows} JOIN nodes \
+               ON nodes.id = v.id AND coalesce(nodes.tenant_id, $2) = v.tenant_id",
+            rows = self.dialect().rows(&JOB_ROW),
+        );
+        let rows = self.writer.query_all_raw(self.jobs_statement(sql, jobs)).await?;
+        Ok(rows.iter().map(|row| row.try_get("", "id")).collect::<Result<_, _>>()?)
     }
 
-    /// Puts nodes that are `processing` back to `queued`: their lease was lost or handed back.
+    /// Puts nodes that are `processing` back to `queued`, with the attempt that had begun not
+    /// counted: their lease was lost or handed back. A row that another session of Postgres holds
+    /// stays as it is.
     pub async fn return_to_queue(&self, ids: &[Uuid]) -> Result<(), StoreError> {
         let dialect = self.dialect();
         Entity::update_many()
             .col_expr(Column::EmbeddingStatus, NodeStatus::Queued.as_str().into())
-            .col_expr(Column::UpdatedAt, sea_orm::sea_query::Expr::cust(dialect.now()))
-            .filter(dialect.id_in(ids))
+            .col_expr(
+                Column::EmbeddingAttempts,
+                Expr::cust(
+                    "CASE WHEN embedding_attempts > 0 THEN embedding_attempts - 1 ELSE 0 END",
+                ),
+            )
+            .col_expr(Column::UpdatedAt, Expr::cust(dialect.now()))
+            .filter(dialect.id_in_unlocked(ids))
             .filter(Column::EmbeddingStatus.eq(NodeStatus::Processing.as_str()))
             .exec(&self.writer)
             .await?;
@@ -78,37 +79,39 @@ impl Store {
     }
 
     async fn begin_postgres(&self, jobs: &[BeginJob]) -> Result<Vec<WorkRow>, StoreError> {
-        // The lock makes `old` see the row as the update finds it, not as the snapshot has it.
-        // Locking in the order of ids keeps two workers from waiting for each other.
+        // The lock makes `old` see the row as the update finds it, not as the snapshot has it. A row
+        // that another session holds is passed over, so that nobody waits for it, and no two
+        // sessions for each other.
         // That a row is `processing` need not survive a crash of the server: it would be `queued`,
         // and its job be claimed again. So the commit waits for no disk; the vector's does.
         let sql = format!(
             "WITH relaxed AS MATERIALIZED ( \
                SELECT set_config('synchronous_commit', 'off', true) \
-             ), old AS MATERIALIZED ( \
+             ), v AS MATERIALIZED (SELECT v.* FROM {rows}), old AS MATERIALIZED ( \
                SELECT n.id, n.tenant_id, {text} AS text, n.payload_ref, n.embedding_status, \
                       n.embedding_source_hash, n.embedding IS NOT NULL AS has_embedding, \
-                      v.refresh \
-               FROM nodes AS n JOIN {rows} \
+                      v.refresh, v.attempts \
+               FROM v JOIN nodes AS n \
                  ON n.id = v.id AND coalesce(n.tenant_id, $2) = v.tenant_id \
-               ORDER BY n.id FOR UPDATE OF n \
+               FOR NO KEY UPDATE OF n SKIP LOCKED \
              ), marked AS ( \
-               UPDATE nodes AS n SET embedding_status = 'processing', updated_at = now() \
+               UPDATE nodes AS n SET embedding_status = 'processing', \
+                 embedding_attempts = old.attempts, updated_at = now() \
                FROM old WHERE n.id = old.id \
                  AND (old.refresh OR NOT (old.embedding_status = 'ready' AND old.has_embedding)) \
              ) SELECT old.* FROM old, relaxed",
             text = postgres_text("n.props"),
-            rows = Dialect::Postgres.rows(&[
-                ("id", Kind::Uuid),
-                ("tenant_id", Kind::Text),
-                ("refresh", Kind::Bool),
-            ]),
+            rows = Dialect::Postgres.rows(&JOB_ROW),
         );
+        let statement = self.jobs_statement(sql, jobs);
+        Ok(WorkRow::find_by_statement(statement).all(&self.writer).await?)
+    }
+
+    /// `$1` are the jobs as [`JOB_ROW`] has them, `$2` is the default tenant.
+    fn jobs_statement(&self, sql: String, jobs: &[BeginJob]) -> Statement {
         let default_tenant = TenantId::default();
         let values = [to_json(&merged(jobs)).into(), default_tenant.as_str().into()];
-        let statement =
-            Statement::from_sql_and_values(self.writer.get_database_backend(), sql, values);
-        Ok(WorkRow::find_by_statement(statement).all(&self.writer).await?)
+        Statement::from_sql_and_values(self.writer.get_database_backend(), sql, values)
     }
 }
 
@@ -117,9 +120,12 @@ async fn begin_sqlite(
     transaction: &impl ConnectionTrait,
     jobs: &[BeginJob],
 ) -> Result<Vec<WorkRow>, StoreError> {
-    let jobs: HashMap<(Uuid, &str), bool> =
-        merged(jobs).into_iter().map(|job| ((job.id, job.tenant_id), job.refresh)).collect();
-    let ids: Vec<Uuid> = jobs.keys().map(|(id, _)| *id).collect();
+    let jobs = merged(jobs);
+    let ids: Vec<Uuid> = jobs.iter().map(|job| job.id).collect();
+    let jobs: HashMap<(Uuid, TenantId), &JobRow<'_>> = jobs
+        .iter()
+        .filter_map(|job| Some(((job.id, TenantId::new(job.tenant_id).ok()?), job)))
+        .collect();
     let mut rows: Vec<WorkRow> = Entity::find()
         .select_only()
         .columns([
@@ -135,28 +141,26 @@ async fn begin_sqlite(
         .into_model()
         .all(transaction)
         .await?;
-    let refresh_of = |row: &WorkRow| {
-        let tenant = tenant_of(row.tenant_id.clone())?;
-        jobs.get(&(row.id, tenant.as_str())).copied()
-    };
-    rows.retain(|row| refresh_of(row).is_some());
+    let job_of = |row: &WorkRow| jobs.get(&(row.id, tenant_of(row.tenant_id.clone())?)).copied();
+    rows.retain(|row| job_of(row).is_some());
     for row in &mut rows {
         row.text = row.text.as_deref().and_then(sqlite_text);
     }
-    let marked: Vec<Uuid> = rows
+    let is_done =
+        |row: &WorkRow| status_of(&row.embedding_status) == NodeStatus::Ready && row.has_embedding;
+    let marked: Vec<&JobRow<'_>> = rows
         .iter()
-        .filter(|row| {
-            let done = status_of(&row.embedding_status) == NodeStatus::Ready && row.has_embedding;
-            refresh_of(row) == Some(true) || !done
-        })
-        .map(|row| row.id)
+        .filter_map(|row| job_of(row).filter(|job| job.refresh || !is_done(row)))
         .collect();
-    Entity::update_many()
-        .col_expr(Column::EmbeddingStatus, NodeStatus::Processing.as_str().into())
-        .col_expr(Column::UpdatedAt, sea_orm::sea_query::Expr::cust(Dialect::Sqlite.now()))
-        .filter(Dialect::Sqlite.id_in(&marked))
-        .exec(transaction)
-        .await?;
+    let sql = format!(
+        "UPDATE nodes SET embedding_status = 'processing', embedding_attempts = v.attempts, \
+         updated_at = {now} FROM {rows} WHERE nodes.id = v.id",
+        now = Dialect::Sqlite.now(),
+        rows = Dialect::Sqlite.rows(&JOB_ROW),
+    );
+    let values = [to_json(&marked).into()];
+    let statement = Statement::from_sql_and_values(DbBackend::Sqlite, sql, values);
+    transaction.execute_raw(statement).await?;
     Ok(rows)
 }
 
@@ -165,15 +169,33 @@ struct JobRow<'a> {
     id: Uuid,
     tenant_id: &'a str,
     refresh: bool,
+    /// Of the row from now on: the failed ones, and the one that begins.
+    attempts: i32,
 }
+
+const JOB_ROW: [(&str, Kind); 4] = [
+    ("id", Kind::Uuid),
+    ("tenant_id", Kind::Text),
+    ("refresh", Kind::Bool),
+    ("attempts", Kind::Int),
+];
 
 /// One entry a node, also when several jobs name it; a refresh among them wins.
 fn merged(jobs: &[BeginJob]) -> Vec<JobRow<'_>> {
-    let mut merged: HashMap<(Uuid, &str), bool> = HashMap::new();
+    let mut merged: HashMap<(Uuid, &str), JobRow<'_>> = HashMap::new();
     for job in jobs {
-        *merged.entry((job.id, job.tenant_id.as_str())).or_default() |= job.refresh;
+        let attempts = i32::try_from(job.failed_attempts).unwrap_or(i32::MAX).saturating_add(1);
+        let (id, tenant_id) = (job.id, job.tenant_id.as_str());
+        let row = merged.entry((id, tenant_id)).or_insert(JobRow {
+            id,
+            tenant_id,
+            refresh: false,
+            attempts,
+        });
+        row.refresh |= job.refresh;
+        row.attempts = row.attempts.max(attempts);
     }
-    merged.into_iter().map(|((id, tenant_id), refresh)| JobRow { id, tenant_id, refresh }).collect()
+    merged.into_values().collect()
 }
 
 #[derive(FromQueryResult)]
@@ -200,103 +222,4 @@ impl WorkRow {
             has_embedding: self.has_embedding,
         })
     }
-}
-
-#[derive(Serialize)]
-struct OutcomeRow {
-    id: Uuid,
-    status: &'static str,
-    error: String,
-    attempts: i32,
-    unread: bool,
-    /// Whether `text_hash` must be that of the row, which is null for a row without a text.
-    by_text: bool,
-    text_hash: Option<String>,
-}
-
-impl OutcomeRow {
-    fn new(outcome: &Outcome, dialect: Dialect) -> Self {
-        Self {
-            id: outcome.id,
-            status: outcome.status.as_str(),
-            // Postgres has no NUL in texts, and would refuse the whole batch for one.
-            error: outcome.error.chars().filter(|&c| c != '\0').take(ERROR_MAX_CHARS).collect(),
-            attempts: i32::try_from(outcome.attempts).unwrap_or(i32::MAX),
-            unread: outcome.subject == Subject::Unread,
-            by_text: matches!(outcome.subject, Subject::Text(_)),
-            text_hash: match outcome.subject {
-                Subject::Text(hash) => hash.map(|hash| dialect.bytes(&hash)),
-                Subject::Unread | Subject::Processing => None,
-            },
-        }
-    }
-}
-
-/// See [`Store::record`]. In SQLite `db` must be a transaction that holds the write lock.
-pub(super) async fn record(
-    db: &impl ConnectionTrait,
-    outcomes: &[&Outcome],
-) -> Result<Vec<Uuid>, StoreError> {
-    let backend = db.get_database_backend();
-    let dialect = Dialect::of(backend);
-    let (has_its_text, outcomes) = match dialect {
-        Dialect::Postgres => {
-            let hash = postgres_text_hash("nodes.props");
-            (format!("NOT v.by_text OR {hash} IS NOT DISTINCT FROM v.text_hash"), outcomes.to_vec())
-        }
-        Dialect::Sqlite => ("true".to_owned(), with_their_texts(db, outcomes).await?),
-    };
-    if outcomes.is_empty() {
-        return Ok(Vec::new());
-    }
-    let rows: Vec<OutcomeRow> =
-        outcomes.into_iter().map(|outcome| OutcomeRow::new(outcome, dialect)).collect();
-    let sql = format!(
-        "UPDATE nodes SET embedding_status = v.status, embedding_error = v.error, \
-         embedding_attempts = v.attempts, updated_at = {now} \
-         FROM {rows} WHERE nodes.id = v.id AND (nodes.embedding_status = 'processing' \
-           OR nodes.embedding_status = 'queued' AND v.unread) AND ({has_its_text}) \
-         RETURNING nodes.id",
-        now = dialect.now(),
-        rows = dialect.rows(&[
-            ("id", Kind::Uuid),
-            ("status", Kind::Text),
-            ("error", Kind::Text),
-            ("attempts", Kind::Int),
-            ("unread", Kind::Bool),
-            ("by_text", Kind::Bool),
-            ("text_hash", Kind::Bytes),
-        ]),
-    );
-    let values = [to_json(&rows).into()];
-    let changed = db.query_all_raw(Statement::from_sql_and_values(backend, sql, values)).await?;
-    Ok(changed.iter().map(|row| row.try_get("", "id")).collect::<Result<_, _>>()?)
-}
-
-/// The outcomes whose rows hold the text that they are about; SQLite has no SHA-256.
-async fn with_their_texts<'a>(
-    transaction: &impl ConnectionTrait,
-    outcomes: &[&'a Outcome],
-) -> Result<Vec<&'a Outcome>, StoreError> {
-    let by_text = |outcome: &&&Outcome| matches!(outcome.subject, Subject::Text(_));
-    let ids: Vec<Uuid> = outcomes.iter().filter(by_text).map(|outcome| outcome.id).collect();
-    if ids.is_empty() {
-        return Ok(outcomes.to_vec());
-    }
-    let rows: Vec<(Uuid, Option<String>)> = Entity::find()
-        .select_only()
-        .columns([Column::Id, Column::Props])
-        .filter(Dialect::Sqlite.id_in(&ids))
-        .into_tuple()
-        .all(transaction)
-        .await?;
-    let hashes: HashMap<Uuid, Option<TextHash>> = rows
-        .into_iter()
-        .map(|(id, props)| (id, props.as_deref().and_then(sqlite_text_hash)))
-        .collect();
-    let is_of_its_row = |outcome: &&Outcome| match outcome.subject {
-        Subject::Unread | Subject::Processing => true,
-        Subject::Text(hash) => hashes.get(&outcome.id) == Some(&hash),
-    };
-    Ok(outcomes.iter().copied().filter(is_of_its_row).collect())
 }

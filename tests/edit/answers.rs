@@ -43,7 +43,7 @@ async fn members_are_merged_replaced_and_removed() {
 
         patch(&app, &id, &json!({"metadata": null}), 200).await;
         let bare = app.node(&id).await;
-        assert_eq!((&bare["metadata"], &bare["version"]), (&Value::Null, &json!(3)));
+        assert_eq!((&bare["metadata"], &bare["version"]), (&json!({}), &json!(3)));
         for nothing in [json!({"metadata": null}), json!({"props": {}, "payload_ref": null})] {
             patch(&app, &id, &nothing, 200).await;
             assert_eq!(app.node(&id).await, bare, "nothing was changed");

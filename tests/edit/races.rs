@@ -128,7 +128,12 @@ impl HandWorker {
         let lease = Duration::from_secs(3600);
         let claimed = self.queue.claim(1, lease, None).await.unwrap().remove(0);
         let job = claimed.job.unwrap();
-        let begin = BeginJob { id: job.node_id, tenant_id: job.tenant_id.clone(), refresh: false };
+        let begin = BeginJob {
+            id: job.node_id,
+            tenant_id: job.tenant_id.clone(),
+            refresh: false,
+            failed_attempts: 0,
+        };
         let row = self.store.begin(&[begin]).await.unwrap().remove(0);
         (claimed.lease, job, row.text.unwrap())
     }
@@ -142,7 +147,7 @@ impl HandWorker {
             values: vector_of(text),
             text_hash: text_hash(text),
             truncated: false,
-            attempts: 0,
+            failed_attempts: 0,
         };
         assert_eq!(self.store.complete(&[vector]).await.unwrap(), [job.node_id]);
     }

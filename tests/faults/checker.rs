@@ -174,7 +174,8 @@ fn only_bad_texts_fail(rows: &[Row], expected: &Expected<'_>) {
             (false, false) => "ready",
         };
         assert_eq!(row.status, status, "{}: {} after {}", row.id, row.error, row.attempts);
-        assert!(row.attempts <= expected.attempts, "{} took {} attempts", row.id, row.attempts);
+        // The one that succeeds counts, too.
+        assert!(row.attempts <= expected.attempts + 1, "{} took {} attempts", row.id, row.attempts);
     }
 }
 

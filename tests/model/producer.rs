@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use vecmill::{
     domain::{Action, Job, NewNode, NodeStatus, TenantId},
     queue::{Admission, Reservation},
+    store::OnRefusal,
 };
 
 use crate::{
@@ -53,7 +54,11 @@ impl Producer {
             });
             jobs.push(book.new_job(id, tenant, Action::Embed));
         }
-        book.site.store.insert_nodes(&rows, NodeStatus::Queued).await.unwrap();
+        book.site
+            .store
+            .insert_nodes(&rows, NodeStatus::Queued, OnRefusal::KeepOthers)
+            .await
+            .unwrap();
         *self = Self::Written(reservation.clone(), jobs);
         Some(Effect::default())
     }

@@ -170,7 +170,12 @@ impl Held {
         match &self.next {
             Next::Begin => {
                 let refresh = job.action == Action::Refresh;
-                let begin = BeginJob { id: node, tenant_id: job.tenant_id.clone(), refresh };
+                let begin = BeginJob {
+                    id: node,
+                    tenant_id: job.tenant_id.clone(),
+                    refresh,
+                    failed_attempts: job.attempts,
+                };
                 let row = store.begin(&[begin]).await.unwrap().pop();
                 (Some(after_reading(job, row)), Effect::default())
             }
@@ -181,7 +186,12 @@ impl Held {
                 (Some(next), Effect::default())
             }
             Next::Mark { text } => {
-                let begin = BeginJob { id: node, tenant_id: job.tenant_id.clone(), refresh: true };
+                let begin = BeginJob {
+                    id: node,
+                    tenant_id: job.tenant_id.clone(),
+                    refresh: true,
+                    failed_attempts: job.attempts,
+                };
                 store.begin(&[begin]).await.unwrap();
                 (Some(Next::Start { text: text.clone() }), Effect::default())
             }
@@ -202,7 +212,7 @@ impl Held {
                     input_hash: None,
                     values: our_vector(text),
                     truncated: false,
-                    attempts: job.attempts,
+                    failed_attempts: job.attempts,
                 };
                 let stored = store.complete(&[vector]).await.unwrap();
                 let next = if stored == [node] { Next::Ack } else { Next::HandBack };

@@ -87,7 +87,7 @@ async fn a_text_that_always_panics_is_buried_alone() {
     assert_eq!(poison["embedding_status"], "failed");
     assert!(poison["embedding_error"].as_str().unwrap().contains("panicked"), "{poison}");
     let mates = app.nodes_in("ready").await;
-    assert!(mates.iter().all(|node| node["embedding_attempts"] == 0), "no mate is blamed");
+    assert!(mates.iter().all(|node| node["embedding_attempts"] == 1), "no mate is blamed");
     let letter: Value = serde_json::from_str(&redis.cli(&["LPOP", "embedding:dlq"])).unwrap();
     assert_eq!(letter["node_id"], ids[17].as_str());
     nothing_is_left_in(&redis);

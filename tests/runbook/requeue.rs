@@ -131,7 +131,7 @@ async fn failed_nodes_start_again_from_attempt_0() {
     let ready = deployment.api.node(&ids[0]).await;
     assert_eq!(
         (&ready["embedding_attempts"], &ready["embedding_error"]),
-        (&json!(0), &Value::Null)
+        (&json!(1), &Value::Null)
     );
     worker.stop().await;
     deployment.stop().await;

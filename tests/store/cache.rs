@@ -2,7 +2,7 @@
 
 use vecmill::{
     domain::{NewNode, NodeStatus},
-    store::{InputHash, Store, Vector},
+    store::{InputHash, OnRefusal, Store, Vector},
 };
 
 use crate::support::{TestDb, node, on_both_databases, vector};
@@ -25,7 +25,10 @@ fn input(number: u8) -> InputHash {
 /// A node whose vector is stored with an input.
 async fn embedded(store: &Store, input_hash: Option<InputHash>, values: [f32; 3]) -> NewNode {
     let node = node("acme", "text");
-    store.insert_nodes(std::slice::from_ref(&node), NodeStatus::Queued).await.unwrap();
+    store
+        .insert_nodes(std::slice::from_ref(&node), NodeStatus::Queued, OnRefusal::KeepOthers)
+        .await
+        .unwrap();
     store_vector(store, &node, input_hash, values).await;
     node
 }

@@ -5,8 +5,8 @@ use uuid::Uuid;
 use vecmill::{
     domain::{NewNode, NodePatch, NodeStatus, TenantScope},
     store::{
-        NodeDetail, OnNewText, Outcome, Patched, RequeueFilter, Store, Subject, TextSource,
-        text_hash,
+        NodeDetail, OnNewText, OnRefusal, Outcome, Patched, RequeueFilter, Store, Subject,
+        TextSource, text_hash,
     },
 };
 
@@ -60,7 +60,10 @@ fn new_text(text: &str) -> Patched {
 /// A node with the text "old" and a vector of it.
 async fn ready(store: &Store) -> NewNode {
     let node = node("acme", "old");
-    store.insert_nodes(std::slice::from_ref(&node), NodeStatus::Queued).await.unwrap();
+    store
+        .insert_nodes(std::slice::from_ref(&node), NodeStatus::Queued, OnRefusal::KeepOthers)
+        .await
+        .unwrap();
     store.complete(&[vector(node.id, "old", X)]).await.unwrap();
     node
 }
@@ -204,7 +207,10 @@ async fn a_late_outcome_of_an_older_text_leaves_the_newer_alone(db: TestDb) {
     let store = db.migrated().await;
     for late in [NodeStatus::Failed, NodeStatus::Skipped, NodeStatus::Queued] {
         let node = node("acme", "old");
-        store.insert_nodes(std::slice::from_ref(&node), NodeStatus::Queued).await.unwrap();
+        store
+            .insert_nodes(std::slice::from_ref(&node), NodeStatus::Queued, OnRefusal::KeepOthers)
+            .await
+            .unwrap();
         store.begin(&[job(&node, false)]).await.unwrap();
         patch(&store, node.id, &text("new"), OnNewText::Queue).await;
         let subject = Subject::Text(Some(text_hash("old")));
@@ -245,7 +251,10 @@ async fn an_outcome_is_written_where_its_subject_is(db: TestDb) {
             (NodeStatus::Skipped, Subject::Processing, false),
         ] {
             let node = NewNode { props: object(props.clone()), ..node("acme", "") };
-            store.insert_nodes(std::slice::from_ref(&node), status).await.unwrap();
+            store
+                .insert_nodes(std::slice::from_ref(&node), status, OnRefusal::KeepOthers)
+                .await
+                .unwrap();
             outcomes.push(Outcome { subject, ..outcome(node.id, NodeStatus::Failed) });
             expected.push((node.id, if is_written { NodeStatus::Failed } else { status }));
         }

@@ -3,7 +3,7 @@
 use futures::future::try_join_all;
 use vecmill::{
     domain::{NodeStatus, TenantScope},
-    store::{NodeFilter, Store, StoreError},
+    store::{NodeFilter, OnRefusal, Store, StoreError},
 };
 
 use crate::support::{DIMENSION, TestDb, job, node, on_both_databases, read, vector};
@@ -33,7 +33,10 @@ async fn schema(db: &TestDb) -> Vec<String> {
 async fn a_second_migration_changes_nothing(db: TestDb) {
     let store = db.migrated().await;
     let node = node("acme", "text");
-    store.insert_nodes(std::slice::from_ref(&node), NodeStatus::Queued).await.unwrap();
+    store
+        .insert_nodes(std::slice::from_ref(&node), NodeStatus::Queued, OnRefusal::KeepOthers)
+        .await
+        .unwrap();
     let before = schema(&db).await;
     store.migrate().await.unwrap();
     db.migrated().await;
@@ -143,7 +146,10 @@ async fn a_table_of_another_installation_gets_what_it_lacks_and_keeps_the_rest(d
     assert_eq!(store.backfill_ready(&TenantScope::All, None).await.unwrap(), 1);
 
     let ours = node("acme", "ours");
-    store.insert_nodes(std::slice::from_ref(&ours), NodeStatus::Queued).await.unwrap();
+    store
+        .insert_nodes(std::slice::from_ref(&ours), NodeStatus::Queued, OnRefusal::KeepOthers)
+        .await
+        .unwrap();
     assert_eq!(store.begin(&[job(&ours, false)]).await.unwrap().len(), 1);
     let stored = store.complete(&[vector(ours.id, "ours", [0.0, 1.0, 0.0])]).await.unwrap();
     assert_eq!(stored, [ours.id]);
@@ -152,7 +158,10 @@ async fn a_table_of_another_installation_gets_what_it_lacks_and_keeps_the_rest(d
 async fn another_dimension_stops_the_start(db: TestDb) {
     let store = db.migrated().await;
     let node = node("acme", "text");
-    store.insert_nodes(std::slice::from_ref(&node), NodeStatus::Queued).await.unwrap();
+    store
+        .insert_nodes(std::slice::from_ref(&node), NodeStatus::Queued, OnRefusal::KeepOthers)
+        .await
+        .unwrap();
     store.complete(&[vector(node.id, "text", [1.0, 0.0, 0.0])]).await.unwrap();
 
     let error = Store::connect(&db.dsn, 384).await.unwrap().migrate().await.unwrap_err();

@@ -4,7 +4,7 @@ use serde_json::json;
 use uuid::Uuid;
 use vecmill::{
     domain::{NewNode, NodeStatus, TenantScope},
-    store::{NodeFilter, StatusCounts},
+    store::{NodeFilter, OnRefusal, StatusCounts},
 };
 
 use crate::support::{
@@ -15,7 +15,8 @@ on_both_databases!(
     a_node_is_read_as_it_was_written,
     no_scope_shows_a_node_of_another_tenant,
     a_listing_is_filtered_paged_and_counted,
-    an_insert_is_all_or_nothing,
+    a_refused_node_harms_no_other,
+    a_refused_node_harms_no_embedded_one,
     an_insert_takes_more_nodes_than_a_statement_takes_parameters,
     an_embedded_node_is_written_with_its_result,
     embedded_nodes_are_written_all_or_none,
@@ -42,7 +43,10 @@ async fn a_node_is_read_as_it_was_written(db: TestDb) {
         ..node("acme", "")
     };
     let bare = node("acme", "t");
-    store.insert_nodes(&[full.clone(), bare.clone()], NodeStatus::Queued).await.unwrap();
+    store
+        .insert_nodes(&[full.clone(), bare.clone()], NodeStatus::Queued, OnRefusal::KeepOthers)
+        .await
+        .unwrap();
 
     let found = read(&store, full.id).await;
     assert_eq!(found.summary.classes, full.classes);
@@ -62,13 +66,18 @@ async fn a_node_is_read_as_it_was_written(db: TestDb) {
     assert_eq!(found.updated_at, found.created_at);
 
     let found = read(&store, bare.id).await;
-    assert_eq!((found.payload_ref, found.metadata, found.triggers), (None, None, None));
+    // As an ActiveKG database wants it, which takes no null there.
+    assert_eq!((found.payload_ref, found.metadata), (None, Some(json!({}))));
+    assert_eq!((found.refresh_policy, found.triggers), (Some(json!({})), Some(json!([]))));
 }
 
 async fn no_scope_shows_a_node_of_another_tenant(db: TestDb) {
     let store = db.migrated().await;
     let (ours, theirs) = (node("acme", "ours"), node("other", "theirs"));
-    store.insert_nodes(&[ours.clone(), theirs.clone()], NodeStatus::Queued).await.unwrap();
+    store
+        .insert_nodes(&[ours.clone(), theirs.clone()], NodeStatus::Queued, OnRefusal::KeepOthers)
+        .await
+        .unwrap();
 
     assert!(store.get(&only("acme"), ours.id, false).await.unwrap().is_some());
     assert!(store.get(&only("acme"), theirs.id, false).await.unwrap().is_none());
@@ -83,7 +92,10 @@ async fn a_listing_is_filtered_paged_and_counted(db: TestDb) {
     let store = db.migrated().await;
     let nodes: Vec<NewNode> = (0..5).map(|i| node("acme", &i.to_string())).collect();
     for node in &nodes {
-        store.insert_nodes(std::slice::from_ref(node), NodeStatus::Queued).await.unwrap();
+        store
+            .insert_nodes(std::slice::from_ref(node), NodeStatus::Queued, OnRefusal::KeepOthers)
+            .await
+            .unwrap();
     }
     store.complete(&[vector(nodes[1].id, "1", [1.0, 0.0, 0.0])]).await.unwrap();
     store.record(&[outcome(nodes[3].id, NodeStatus::Failed)]).await.unwrap();
@@ -106,21 +118,47 @@ async fn a_listing_is_filtered_paged_and_counted(db: TestDb) {
     assert_eq!(ids(stuck).await, (vec![], 0));
 }
 
-async fn an_insert_is_all_or_nothing(db: TestDb) {
+async fn a_refused_node_harms_no_other(db: TestDb) {
     let store = db.migrated().await;
-    let first = node("acme", "1");
-    store.insert_nodes(std::slice::from_ref(&first), NodeStatus::Queued).await.unwrap();
-    let error =
-        store.insert_nodes(&[node("acme", "2"), first], NodeStatus::Queued).await.unwrap_err();
-    assert!(!error.is_unavailable());
-    assert_eq!(store.list(&everything(TenantScope::All)).await.unwrap().1, 1);
-    store.insert_nodes(&[], NodeStatus::Queued).await.unwrap();
+    let all = || everything(TenantScope::All);
+    let first = node("acme", "first");
+    let insert = async |nodes: &[NewNode], on_refusal| {
+        let refusals = store.insert_nodes(nodes, NodeStatus::Queued, on_refusal).await.unwrap();
+        refusals.iter().map(|refusal| refusal.as_ref().map(|r| r.is_conflict)).collect::<Vec<_>>()
+    };
+    assert_eq!(insert(std::slice::from_ref(&first), OnRefusal::KeepOthers).await, [None]);
+    assert_eq!(insert(std::slice::from_ref(&first), OnRefusal::KeepOthers).await, [Some(true)]);
+
+    let five: Vec<NewNode> = (0..5).map(|i| node("acme", &i.to_string())).collect();
+    let mut batch = five.clone();
+    batch.insert(3, first.clone());
+    let refused = [None, None, None, Some(true), None, None];
+    assert_eq!(insert(&batch, OnRefusal::KeepNone).await, refused);
+    assert_eq!(store.list(&all()).await.unwrap().1, 1);
+    assert_eq!(insert(&batch, OnRefusal::KeepOthers).await, refused);
+    assert_eq!(store.list(&all()).await.unwrap().1, 6);
+    assert!(insert(&[], OnRefusal::KeepOthers).await.is_empty());
+}
+
+async fn a_refused_node_harms_no_embedded_one(db: TestDb) {
+    let store = db.migrated().await;
+    let nodes = ["a", "b", "c"].map(|text| node("acme", text));
+    store.insert_nodes(&nodes[1..2], NodeStatus::Queued, OnRefusal::KeepOthers).await.unwrap();
+    let results = nodes.clone().map(|node| {
+        let text = node.props["text"].as_str().unwrap().to_owned();
+        (node.clone(), Ok(vector(node.id, &text, [0.0, 1.0, 0.0])))
+    });
+    let refusals = store.insert_ready(&results, OnRefusal::KeepOthers).await.unwrap();
+    assert_eq!(refusals.iter().map(Option::is_some).collect::<Vec<_>>(), [false, true, false]);
+    assert_eq!(status(&store, nodes[0].id).await, NodeStatus::Ready);
+    assert_eq!(status(&store, nodes[1].id).await, NodeStatus::Queued);
+    assert_eq!(status(&store, nodes[2].id).await, NodeStatus::Ready);
 }
 
 async fn an_insert_takes_more_nodes_than_a_statement_takes_parameters(db: TestDb) {
     let store = db.migrated().await;
     let nodes: Vec<NewNode> = (0..8000).map(|i| node("acme", &i.to_string())).collect();
-    store.insert_nodes(&nodes, NodeStatus::Queued).await.unwrap();
+    store.insert_nodes(&nodes, NodeStatus::Queued, OnRefusal::KeepOthers).await.unwrap();
     assert_eq!(store.status_counts(&TenantScope::All).await.unwrap().queued, 8000);
 }
 
@@ -132,7 +170,7 @@ async fn an_embedded_node_is_written_with_its_result(db: TestDb) {
         (bad.clone(), Err(outcome(bad.id, NodeStatus::Failed))),
         (empty.clone(), Err(outcome(empty.id, NodeStatus::Skipped))),
     ];
-    store.insert_ready(&results).await.unwrap();
+    store.insert_ready(&results, OnRefusal::KeepOthers).await.unwrap();
     let found = read(&store, good.id).await;
     assert_eq!(found.summary.status, NodeStatus::Ready);
     assert_eq!(found.embedding, Some(vec![0.0, 1.0, 0.0]));
@@ -147,14 +185,17 @@ async fn embedded_nodes_are_written_all_or_none(db: TestDb) {
         (first.clone(), Ok(vector(first.id, "first", [0.0, 1.0, 0.0]))),
         (second.clone(), Ok(vector(second.id, "of another text", [0.0, 1.0, 0.0]))),
     ];
-    store.insert_ready(&results).await.unwrap_err();
+    store.insert_ready(&results, OnRefusal::KeepOthers).await.unwrap_err();
     assert_eq!(store.list(&everything(TenantScope::All)).await.unwrap().1, 0);
 }
 
 async fn a_node_without_a_tenant_is_the_default_tenants(db: TestDb) {
     let store = db.migrated().await;
     let foreign = node("acme", "text");
-    store.insert_nodes(std::slice::from_ref(&foreign), NodeStatus::Queued).await.unwrap();
+    store
+        .insert_nodes(std::slice::from_ref(&foreign), NodeStatus::Queued, OnRefusal::KeepOthers)
+        .await
+        .unwrap();
     db.sql("UPDATE nodes SET tenant_id = NULL").await;
 
     assert!(store.get(&only("acme"), foreign.id, false).await.unwrap().is_none());

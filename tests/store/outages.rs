@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use vecmill::{
     domain::{NewNode, NodeStatus, TenantScope},
-    store::{Store, StoreError},
+    store::{OnRefusal, Store, StoreError},
 };
 
 use crate::{
@@ -19,12 +19,17 @@ async fn a_postgres_that_comes_back_is_used_again() {
     let store = Store::connect(&dsn, DIMENSION).await.unwrap();
     store.migrate().await.unwrap();
     let node = node("acme", "text");
-    store.insert_nodes(std::slice::from_ref(&node), NodeStatus::Queued).await.unwrap();
+    store
+        .insert_nodes(std::slice::from_ref(&node), NodeStatus::Queued, OnRefusal::KeepOthers)
+        .await
+        .unwrap();
 
     server.stop();
     assert!(store.ping().await.unwrap_err().is_unavailable());
     assert!(store.status_counts(&TenantScope::All).await.unwrap_err().is_unavailable());
-    let error = store.insert_nodes(std::slice::from_ref(&node), NodeStatus::Queued).await;
+    let error = store
+        .insert_nodes(std::slice::from_ref(&node), NodeStatus::Queued, OnRefusal::KeepOthers)
+        .await;
     assert!(error.unwrap_err().is_unavailable());
     assert!(Store::connect(&dsn, DIMENSION).await.unwrap_err().is_unavailable());
 
@@ -69,7 +74,10 @@ async fn processes_share_a_sqlite_file() {
                 for _ in 0..10 {
                     let nodes: Vec<NewNode> =
                         (0..5).map(|i| node("acme", &format!("text {i}"))).collect();
-                    store.insert_nodes(&nodes, NodeStatus::Queued).await.unwrap();
+                    store
+                        .insert_nodes(&nodes, NodeStatus::Queued, OnRefusal::KeepOthers)
+                        .await
+                        .unwrap();
                     let jobs: Vec<_> = nodes.iter().map(|node| job(node, false)).collect();
                     assert_eq!(store.begin(&jobs).await.unwrap().len(), 5);
                     let vectors: Vec<_> = nodes

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use vecmill::{
     domain::{NewNode, NodeStatus, TenantScope},
-    store::{Candidate, RequeueFilter, Store},
+    store::{Candidate, OnRefusal, RequeueFilter, Store},
 };
 
 use crate::{
@@ -27,7 +27,10 @@ const X: [f32; 3] = [1.0, 0.0, 0.0];
 async fn one_of_each(store: &Store, tenant: &str) -> Vec<NewNode> {
     let nodes: Vec<NewNode> = (0..5).map(|i| node(tenant, &format!("text {i}"))).collect();
     for node in &nodes {
-        store.insert_nodes(std::slice::from_ref(node), NodeStatus::Queued).await.unwrap();
+        store
+            .insert_nodes(std::slice::from_ref(node), NodeStatus::Queued, OnRefusal::KeepOthers)
+            .await
+            .unwrap();
     }
     store.begin(&[job(&nodes[1], false)]).await.unwrap();
     store.complete(&[vector(nodes[2].id, "text 2", X)]).await.unwrap();
@@ -154,7 +157,10 @@ async fn the_sweep_reads_old_open_nodes_page_by_page(db: TestDb) {
 async fn a_tenant_that_no_job_can_carry_is_left_out(db: TestDb) {
     let store = db.migrated().await;
     let (odd, good) = (node("acme", "odd"), node("acme", "good"));
-    store.insert_nodes(&[odd.clone(), good.clone()], NodeStatus::Queued).await.unwrap();
+    store
+        .insert_nodes(&[odd.clone(), good.clone()], NodeStatus::Queued, OnRefusal::KeepOthers)
+        .await
+        .unwrap();
     db.sql(&format!("UPDATE nodes SET tenant_id = '' WHERE id = {}", db.literal(odd.id))).await;
     let found = store.open_nodes(None, 1, -60.0).await.unwrap();
     assert_eq!(found.iter().map(|found| found.id).collect::<Vec<_>>(), [good.id]);

@@ -135,7 +135,7 @@ pub fn vector(id: Uuid, text: &str, values: [f32; DIMENSION]) -> Vector {
         input_hash: None,
         values: values.to_vec(),
         truncated: false,
-        attempts: 0,
+        failed_attempts: 0,
     }
 }
 
@@ -144,7 +144,7 @@ pub fn outcome(id: Uuid, status: NodeStatus) -> Outcome {
 }
 
 pub fn job(node: &NewNode, refresh: bool) -> BeginJob {
-    BeginJob { id: node.id, tenant_id: node.tenant_id.clone(), refresh }
+    BeginJob { id: node.id, tenant_id: node.tenant_id.clone(), refresh, failed_attempts: 0 }
 }
 
 /// The whole node with its vector.

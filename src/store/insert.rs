@@ -1,0 +1,233 @@
+//! Writing new nodes. One that the database refuses harms no other.
+
+use std::{collections::HashSet, ops::Range};
+
+use sea_orm::{ConnectionTrait, DatabaseTransaction, Statement};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use super::{
+    Outcome, Refusal, Refusals, Store, StoreError, Vector,
+    dialect::{Dialect, Kind, to_json},
+    outcomes,
+    patience::Patient,
+    results,
+};
+use crate::domain::{NewNode, NodeStatus};
+
+/// What becomes of the others when the database refuses some of the nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnRefusal {
+    /// They are written.
+    KeepOthers,
+    /// Nothing is written.
+    KeepNone,
+}
+
+/// A new node as the database unfolds it.
+#[derive(Serialize)]
+struct NewRow<'a> {
+    id: Uuid,
+    tenant_id: &'a str,
+    classes: &'a [String],
+    props: &'a Map<String, Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload_ref: Option<&'a str>,
+    metadata: &'a Value,
+    refresh_policy: &'a Value,
+    triggers: &'a Value,
+}
+
+const NEW_ROW: [(&str, Kind); 8] = [
+    ("id", Kind::Uuid),
+    ("tenant_id", Kind::Text),
+    ("classes", Kind::Texts),
+    ("props", Kind::Json),
+    ("payload_ref", Kind::Text),
+    ("metadata", Kind::Json),
+    ("refresh_policy", Kind::Json),
+    ("triggers", Kind::Json),
+];
+
+/// How a node stands when it is written.
+#[derive(Debug, Clone, Copy)]
+pub struct Birth {
+    /// Its status.
+    pub status: NodeStatus,
+    /// Why it has that.
+    pub reason: Option<&'static str>,
+}
+
+impl From<NodeStatus> for Birth {
+    fn from(status: NodeStatus) -> Self {
+        Self { status, reason: None }
+    }
+}
+
+impl Store {
+    /// Writes the nodes; they are durable when this returns. Answers of each why the database
+    /// refused it, if it did; with [`OnRefusal::KeepNone`] and a refusal none is written.
+    pub async fn insert_nodes(
+        &self,
+        nodes: &[NewNode],
+        birth: impl Into<Birth>,
+        on_refusal: OnRefusal,
+    ) -> Result<Refusals, StoreError> {
+        let birth = birth.into();
+        if on_refusal == OnRefusal::KeepOthers || nodes.len() == 1 {
+            // Without a refusal, one statement is all that it takes.
+            match insert(&self.writer, nodes.iter(), birth).await {
+                Ok(written) => return Ok(left_out(nodes, &written)),
+                Err(StoreError::Row(refusal)) if nodes.len() == 1 => {
+                    return Ok(vec![Some(refusal)]);
+                }
+                Err(StoreError::Row(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.write_each(nodes, birth, on_refusal).await
+    }
+
+    /// Writes nodes that were embedded before they were stored: each with its vector as `ready`,
+    /// or with the outcome that it has instead. Answers as [`Store::insert_nodes`].
+    pub async fn insert_ready(
+        &self,
+        nodes: &[(NewNode, Result<Vector, Outcome>)],
+        on_refusal: OnRefusal,
+    ) -> Result<Refusals, StoreError> {
+        self.write_each(nodes, NodeStatus::Processing.into(), on_refusal).await
+    }
+
+    /// Writes rows in one transaction, in halves of halves where the database refuses some, until
+    /// those at fault are alone.
+    async fn write_each<T: New>(
+        &self,
+        rows: &[T],
+        birth: Birth,
+        on_refusal: OnRefusal,
+    ) -> Result<Refusals, StoreError> {
+        let mut refusals: Refusals = vec![None; rows.len()];
+        let transaction = self.begin_write().await?;
+        let mut parts: Vec<Range<usize>> = vec![0..rows.len()];
+        while let Some(part) = parts.pop() {
+            let savepoint = transaction.savepoint().await?;
+            match T::write(&rows[part.clone()], &savepoint, self.dimension, birth).await {
+                Ok(()) => savepoint.commit().await?,
+                Err(StoreError::Row(refusal)) => {
+                    savepoint.rollback().await?;
+                    if part.len() == 1 {
+                        refusals[part.start] = Some(refusal);
+                    } else {
+                        let middle = part.start + part.len() / 2;
+                        parts.extend([middle..part.end, part.start..middle]);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if on_refusal == OnRefusal::KeepNone && refusals.iter().any(Option::is_some) {
+            transaction.rollback().await?;
+        } else {
+            transaction.commit().await?;
+        }
+        Ok(refusals)
+    }
+}
+
+/// What can be written as new rows.
+trait New: Sized + Sync {
+    /// Writes all of them.
+    ///
+    /// # Errors
+    /// [`StoreError::Row`] when the database refuses one.
+    fn write(
+        rows: &[Self],
+        db: &Patient<DatabaseTransaction>,
+        dimension: usize,
+        birth: Birth,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+}
+
+impl New for NewNode {
+    async fn write(
+        nodes: &[Self],
+        db: &Patient<DatabaseTransaction>,
+        _dimension: usize,
+        birth: Birth,
+    ) -> Result<(), StoreError> {
+        let written = insert(db, nodes.iter(), birth).await?;
+        if written.len() == nodes.len() {
+            Ok(())
+        } else {
+            Err(StoreError::Row(Refusal::left_out()))
+        }
+    }
+}
+
+impl New for (NewNode, Result<Vector, Outcome>) {
+    async fn write(
+        nodes: &[Self],
+        db: &Patient<DatabaseTransaction>,
+        dimension: usize,
+        birth: Birth,
+    ) -> Result<(), StoreError> {
+        let written = insert(db, nodes.iter().map(|(node, _)| node), birth).await?;
+        if written.len() < nodes.len() {
+            return Err(StoreError::Row(Refusal::left_out()));
+        }
+        let vectors: Vec<&Vector> =
+            nodes.iter().filter_map(|(_, result)| result.as_ref().ok()).collect();
+        let stored = results::complete(db, dimension, &vectors).await?;
+        if stored.len() != vectors.len() {
+            return Err(StoreError::Refused(sea_orm::DbErr::RecordNotUpdated));
+        }
+        let outcomes: Vec<&Outcome> =
+            nodes.iter().filter_map(|(_, result)| result.as_ref().err()).collect();
+        outcomes::record(db, &outcomes).await.map(drop)
+    }
+}
+
+fn left_out(nodes: &[NewNode], written: &HashSet<Uuid>) -> Refusals {
+    nodes.iter().map(|node| (!written.contains(&node.id)).then(Refusal::left_out)).collect()
+}
+
+/// Answers the rows that were written: a trigger may leave some out without a word, and a
+/// connection that runs another statement than it was given wrote none.
+async fn insert(
+    db: &impl ConnectionTrait,
+    nodes: impl Iterator<Item = &NewNode>,
+    birth: Birth,
+) -> Result<HashSet<Uuid>, StoreError> {
+    // An ActiveKG database takes no null there.
+    let (object, array) = (json!({}), json!([]));
+    let rows: Vec<NewRow<'_>> = nodes
+        .map(|node| NewRow {
+            id: node.id,
+            tenant_id: node.tenant_id.as_str(),
+            classes: &node.classes,
+            props: &node.props,
+            payload_ref: node.payload_ref.as_deref(),
+            metadata: unless_null(node.metadata.as_ref(), &object),
+            refresh_policy: unless_null(node.refresh_policy.as_ref(), &object),
+            triggers: unless_null(node.triggers.as_ref(), &array),
+        })
+        .collect();
+    let backend = db.get_database_backend();
+    let dialect = Dialect::of(backend);
+    let columns = NEW_ROW.map(|(name, _)| name).join(", ");
+    let sql = format!(
+        "INSERT INTO nodes ({columns}, embedding_status, embedding_error, embedding_attempts, \
+         version, created_at, updated_at) \
+         SELECT {columns}, $2, $3, 0, 1, {now}, {now} FROM {rows} RETURNING id",
+        now = dialect.now(),
+        rows = dialect.rows(&NEW_ROW),
+    );
+    let values = [to_json(&rows).into(), birth.status.as_str().into(), birth.reason.into()];
+    let written = db.query_all_raw(Statement::from_sql_and_values(backend, sql, values)).await?;
+    Ok(written.iter().map(|row| row.try_get("", "id")).collect::<Result<_, _>>()?)
+}
+
+fn unless_null<'a>(value: Option<&'a Value>, otherwise: &'a Value) -> &'a Value {
+    value.filter(|value| !value.is_null()).unwrap_or(otherwise)
+}

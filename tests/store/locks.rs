@@ -1,0 +1,75 @@
+//! Rows that another session of Postgres holds: they hold up nobody but themselves.
+
+use std::time::Duration;
+
+use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, TransactionTrait};
+use vecmill::{
+    domain::{NewNode, NodeStatus},
+    store::{OnRefusal, Store},
+};
+
+use crate::support::{TestDb, job, node, outcome, status, vector};
+
+const X: [f32; 3] = [1.0, 0.0, 0.0];
+/// Far below the time that a database is given to answer.
+const AT_ONCE: Duration = Duration::from_secs(5);
+
+/// Two nodes, of which another session holds the second until the transaction ends.
+struct Site {
+    store: Store,
+    free: NewNode,
+    held: NewNode,
+    transaction: DatabaseTransaction,
+    _raw: DatabaseConnection,
+}
+
+async fn site() -> Site {
+    let db = TestDb::postgres().await;
+    let store = db.migrated().await;
+    let (free, held) = (node("acme", "free"), node("acme", "held"));
+    let both = [free.clone(), held.clone()];
+    store.insert_nodes(&both, NodeStatus::Queued, OnRefusal::KeepOthers).await.unwrap();
+    let raw = db.raw().await;
+    let transaction = raw.begin().await.unwrap();
+    let lock = format!("SELECT FROM nodes WHERE id = '{}' FOR UPDATE", held.id);
+    transaction.execute_unprepared(&lock).await.unwrap();
+    Site { store, free, held, transaction, _raw: raw }
+}
+
+async fn in_time<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(AT_ONCE, work).await.expect("it waits for a row that another holds")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_step_of_a_worker_passes_over_a_row_that_another_holds() {
+    let Site { store, free, held, transaction, .. } = site().await;
+    let jobs = [job(&held, false), job(&free, false)];
+    let rows = in_time(store.begin(&jobs)).await.unwrap();
+    assert_eq!(rows.iter().map(|row| row.id).collect::<Vec<_>>(), [free.id]);
+    assert_eq!(in_time(store.present(&jobs)).await.unwrap().len(), 2);
+
+    in_time(store.return_to_queue(&[held.id, free.id])).await.unwrap();
+    assert_eq!(status(&store, free.id).await, NodeStatus::Queued);
+    let outcomes = [outcome(held.id, NodeStatus::Failed), outcome(free.id, NodeStatus::Failed)];
+    assert_eq!(in_time(store.record(&outcomes)).await.unwrap(), [free.id]);
+    let vectors = [vector(held.id, "held", X), vector(free.id, "free", X)];
+    assert_eq!(in_time(store.complete(&vectors)).await.unwrap(), [free.id]);
+
+    transaction.rollback().await.unwrap();
+    assert_eq!(store.complete(&vectors[..1]).await.unwrap(), [held.id]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_another_table_refers_to_is_free() {
+    let Site { store, held, transaction, _raw: raw, .. } = site().await;
+    transaction.rollback().await.unwrap();
+    let refer = "CREATE TABLE edges (src uuid REFERENCES nodes (id))";
+    raw.execute_unprepared(refer).await.unwrap();
+    let transaction = raw.begin().await.unwrap();
+    let insert = format!("INSERT INTO edges VALUES ('{}')", held.id);
+    transaction.execute_unprepared(&insert).await.unwrap();
+    assert_eq!(in_time(store.begin(&[job(&held, false)])).await.unwrap().len(), 1);
+    let stored = in_time(store.complete(&[vector(held.id, "held", X)])).await.unwrap();
+    assert_eq!(stored, [held.id]);
+    transaction.rollback().await.unwrap();
+}
