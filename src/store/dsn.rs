@@ -328,7 +328,7 @@ mod tests {
         assert_eq!(mode("postgresql://h/d?ssl=verify-full"), is(PgSslMode::VerifyFull));
         assert_eq!(mode("postgresql://h/d?sslmode=disable"), is(PgSslMode::Disable));
         // As libpq does: an authority is named to be asked.
-        let with_root = "postgresql://h/d?sslmode=require&sslrootcert=/ca.pem";
+        let with_root = "postgresql://h/d?sslmode=require&sslrootcert=/dev/null";
         assert_eq!(mode(with_root), is(PgSslMode::VerifyCa));
         // Nobody listens on a socket.
         assert_eq!(mode("postgresql:///d?host=/run&sslmode=require"), is(PgSslMode::Disable));

@@ -1,7 +1,7 @@
 //! The parameters of a Postgres DSN: those that are honoured, those that change nothing here, and
 //! those that cannot be honoured and must not be passed over in silence.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use sea_orm::sqlx::postgres::{PgConnectOptions, PgSslMode};
 
@@ -152,7 +152,7 @@ impl Parameters {
             Some("system") => None,
             Some(file) => Some(file.to_owned()),
             None if std::env::var_os("PGSSLROOTCERT").is_some() => None,
-            None => std::env::var("SSL_CERT_FILE").ok().filter(|file| !file.is_empty()),
+            None => std::env::var("SSL_CERT_FILE").ok().filter(|file| Path::new(file).is_file()),
         };
         let mode = match self.ssl_mode {
             // As libpq does: who names an authority wants it asked.
@@ -161,6 +161,15 @@ impl Parameters {
         };
         if mode == Some(SslMode::VerifyFull) && self.hostaddr.is_some() {
             return Err("hostaddr cannot be used with sslmode=verify-full: use host".to_owned());
+        }
+        if mode == Some(SslMode::Disable) {
+            return Ok(options.ssl_mode(PgSslMode::Disable));
+        }
+        let files = [("sslrootcert", &root), ("sslcert", &self.ssl_cert), ("sslkey", &self.ssl_key)];
+        for (name, file) in files {
+            if let Some(Err(error)) = file.as_ref().map(std::fs::File::open) {
+                return Err(format!("the file of {name} cannot be read: {error}"));
+            }
         }
         if let Some(file) = root {
             options = options.ssl_root_cert(file);
@@ -172,8 +181,7 @@ impl Parameters {
             options = options.ssl_client_key(file);
         }
         Ok(match mode {
-            None => options,
-            Some(SslMode::Disable) => options.ssl_mode(PgSslMode::Disable),
+            None | Some(SslMode::Disable) => options,
             Some(SslMode::Prefer) => options.ssl_mode(PgSslMode::Prefer),
             Some(SslMode::Require) => options.ssl_mode(PgSslMode::Require),
             Some(SslMode::VerifyCa) => options.ssl_mode(PgSslMode::VerifyCa),
