@@ -9,8 +9,7 @@ use vecmill::{
     app::{self, App, Progress, Role},
     cli::{self, Cli, Command, Output},
     config::{Config, Settings},
-    inference, shutdown,
-    telemetry,
+    inference, shutdown, telemetry,
 };
 
 #[tokio::main]

@@ -11,8 +11,8 @@ use sea_orm::{
 };
 
 use super::{
-    Store, StoreError, database::Database, dsn, error::is_sqlite_cannot_open, postgres::Postgres,
-    session::ConnectError,
+    Store, StoreError, database::Database, dsn, error::is_sqlite_cannot_open,
+    failure::ConnectError, postgres::Postgres,
 };
 use crate::tls;
 

@@ -11,7 +11,7 @@ use sea_orm::{
     TransactionTrait, prelude::async_trait::async_trait, sqlx,
 };
 
-use super::postgres::{Postgres, PostgresTransaction};
+use super::{postgres::Postgres, transaction::PostgresTransaction};
 
 /// The longest that one statement may take in SQLite, waiting for a connection included.
 const SQLITE_PATIENCE: Duration = Duration::from_secs(30);
@@ -43,7 +43,9 @@ impl Database {
 
     /// A connection that may take as long as it takes, and what a transaction on it begins with.
     /// See [`Postgres::for_migration`].
-    pub(super) async fn for_migration(&self) -> Result<(DatabaseConnection, Option<String>), DbErr> {
+    pub(super) async fn for_migration(
+        &self,
+    ) -> Result<(DatabaseConnection, Option<String>), DbErr> {
         match self {
             Self::Postgres(postgres) => {
                 let (connection, settings) = postgres.for_migration().await?;
@@ -62,6 +64,14 @@ pub(super) fn write_options() -> TransactionOptions {
 }
 
 impl Transaction {
+    /// A part of the transaction that can be undone alone.
+    pub(super) async fn savepoint(&self) -> Result<Self, DbErr> {
+        match self {
+            Self::Postgres(transaction) => transaction.savepoint().await.map(Self::Postgres),
+            Self::Sqlite(transaction) => in_time(transaction.begin()).await.map(Self::Sqlite),
+        }
+    }
+
     /// Commits; when this fails, nothing or everything was done.
     pub(super) async fn commit(self) -> Result<(), DbErr> {
         match self {
@@ -73,8 +83,7 @@ impl Transaction {
     /// Undoes everything.
     pub(super) async fn rollback(self) -> Result<(), DbErr> {
         match self {
-            // Dropped, it undoes everything beside the caller.
-            Self::Postgres(_) => Ok(()),
+            Self::Postgres(transaction) => transaction.rollback().await,
             Self::Sqlite(transaction) => in_time(transaction.rollback()).await,
         }
     }

@@ -188,9 +188,12 @@ fn server(parameters: &Parameters, host: &str, port: Option<u16>) -> Result<Serv
         Some(_) => PgConnectOptions::new_without_pgpass(),
         None => with_password_file(parameters, host, port),
     };
-    if !host.is_empty() {
-        options = options.host(host);
-    }
+    let host = if host.is_empty() {
+        PgConnectOptions::new_without_pgpass().get_host().to_owned()
+    } else {
+        host.to_owned()
+    };
+    options = options.host(&host);
     if let Some(port) = port {
         options = options.port(port);
     }
@@ -209,16 +212,20 @@ fn server(parameters: &Parameters, host: &str, port: Option<u16>) -> Result<Serv
 /// for it only when it reads a URL.
 fn with_password_file(parameters: &Parameters, host: &str, port: Option<u16>) -> PgConnectOptions {
     let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
-    let user = parameters.user.as_deref().map(|user| encode(user) + "@").unwrap_or_default();
+    let defaults = PgConnectOptions::new_without_pgpass();
     let host = match host {
-        address if address.contains(':') => format!("[{address}]"),
+        "" => defaults.get_host(),
+        host => host,
+    };
+    let host = match host {
+        address if address.contains(':') && !address.starts_with('/') => format!("[{address}]"),
         directory if directory.starts_with('/') => "localhost".to_owned(),
         host => host.to_owned(),
     };
+    let user = parameters.user.as_deref().map(|user| encode(user) + "@").unwrap_or_default();
     let port = port.map(|port| format!(":{port}")).unwrap_or_default();
     let database = parameters.dbname.as_deref().map(encode).unwrap_or_default();
-    // A user or port needs a host before it in a URL.
-    let authority = if host.is_empty() { String::new() } else { format!("{user}{host}{port}") };
+    let authority = format!("{user}{host}{port}");
     PgConnectOptions::from_str(&format!("postgres://{authority}/{database}"))
         .unwrap_or_else(|_| PgConnectOptions::new())
 }

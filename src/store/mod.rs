@@ -11,6 +11,7 @@ mod dialect;
 mod dsn;
 mod edit;
 mod error;
+mod failure;
 mod migrate;
 mod nodes;
 mod parameters;
@@ -19,6 +20,7 @@ mod readiness;
 mod repair;
 mod results;
 mod session;
+mod transaction;
 mod types;
 mod work;
 

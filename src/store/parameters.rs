@@ -107,8 +107,15 @@ impl Parameters {
             "ssl_max_protocol_version" if is(&["", "TLSv1.3"]) => {}
             "load_balance_hosts" if is(&["disable", "random"]) => {}
             // Of a system, of a library or of a way to log in that is not ours.
-            "keepalives" | "keepalives_idle" | "keepalives_interval" | "keepalives_count"
-            | "tcp_user_timeout" | "sslcompression" | "sslsni" | "krbsrvname" | "gsslib"
+            "keepalives"
+            | "keepalives_idle"
+            | "keepalives_interval"
+            | "keepalives_count"
+            | "tcp_user_timeout"
+            | "sslcompression"
+            | "sslsni"
+            | "krbsrvname"
+            | "gsslib"
             | "gssdelegation" => {}
             _ => match name.strip_prefix("options[").and_then(|name| name.strip_suffix(']')) {
                 Some(option) => self.options.push((option.to_owned(), value)),
@@ -165,7 +172,8 @@ impl Parameters {
         if mode == Some(SslMode::Disable) {
             return Ok(options.ssl_mode(PgSslMode::Disable));
         }
-        let files = [("sslrootcert", &root), ("sslcert", &self.ssl_cert), ("sslkey", &self.ssl_key)];
+        let files =
+            [("sslrootcert", &root), ("sslcert", &self.ssl_cert), ("sslkey", &self.ssl_key)];
         for (name, file) in files {
             if let Some(Err(error)) = file.as_ref().map(std::fs::File::open) {
                 return Err(format!("the file of {name} cannot be read: {error}"));

@@ -21,13 +21,14 @@ use sea_orm::{
     prelude::async_trait::async_trait,
     sqlx::{self, postgres::PgPoolOptions},
 };
-use tokio::sync::Mutex;
 
 use super::{
     conflict::repeat_on_conflict,
     dsn::{Server, Servers},
     error::is_conflict,
-    session::{Answer, ConnectError, Session, is_fatal, shows_a_pooler},
+    failure::{ConnectError, is_fatal, shows_a_pooler},
+    session::{Answer, Session},
+    transaction::PostgresTransaction,
 };
 
 /// Connections of one process.
@@ -140,7 +141,7 @@ impl Postgres {
         let mut held = self.acquire().await?;
         let begun = held.session().begin().await;
         held.settle(begun).map_err(query_error)?;
-        Ok(PostgresTransaction { held: Mutex::new(Some(held)) })
+        Ok(PostgresTransaction::of(held))
     }
 
     /// A connection of its own, whose statements have all the time in the world, and what a
@@ -148,8 +149,7 @@ impl Postgres {
     /// that beginning makes room for their prepared statements.
     pub(super) async fn for_migration(&self) -> Result<(DatabaseConnection, String), DbErr> {
         let mut held = self.acquire().await?;
-        let settings = held.session().migration_settings().await;
-        let settings = held.settle(settings).map_err(query_error)?;
+        let settings = held.session().migration_settings();
         let mut options = self.pool.manager().good_server().options.clone();
         if held.session().is_shared() {
             options = options.extra_float_digits(None);
@@ -223,20 +223,20 @@ impl managed::Manager for Connector {
 }
 
 /// A connection in use, which goes back to the others at its end if it is as it was.
-struct Held {
+pub(super) struct Held {
     /// Always there, but for the end.
     object: Option<Object<Connector>>,
     pool: Pool<Connector>,
 }
 
 impl Held {
-    fn session(&mut self) -> &mut Session {
+    pub(super) fn session(&mut self) -> &mut Session {
         #[expect(clippy::expect_used, reason = "it is taken out when this is dropped, only")]
         self.object.as_mut().expect("the connection is there until the end")
     }
 
     /// Looks whether an outcome says something of all connections.
-    fn settle<T>(&mut self, outcome: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
+    pub(super) fn settle<T>(&mut self, outcome: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
         if let Err(error) = &outcome
             && is_fatal(error)
         {
@@ -278,15 +278,15 @@ impl From<Absent> for DbErr {
     }
 }
 
-fn query_error(error: sqlx::Error) -> DbErr {
+pub(super) fn query_error(error: sqlx::Error) -> DbErr {
     DbErr::Query(RuntimeErr::SqlxError(Arc::new(error)))
 }
 
-fn exec_error(error: sqlx::Error) -> DbErr {
+pub(super) fn exec_error(error: sqlx::Error) -> DbErr {
     DbErr::Exec(RuntimeErr::SqlxError(Arc::new(error)))
 }
 
-fn rows_of(answer: Answer) -> Vec<QueryResult> {
+pub(super) fn rows_of(answer: Answer) -> Vec<QueryResult> {
     answer.rows.into_iter().map(QueryResult::from).collect()
 }
 
@@ -312,75 +312,5 @@ impl ConnectionTrait for Postgres {
 
     async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
         Ok(rows_of(self.run(&statement, query_error).await?))
-    }
-}
-
-/// A transaction. Unless it is committed, it is undone.
-pub(super) struct PostgresTransaction {
-    /// Empty at the end, only.
-    held: Mutex<Option<Held>>,
-}
-
-impl PostgresTransaction {
-    /// Commits; when this fails, nothing or everything was done.
-    pub(super) async fn commit(self) -> Result<(), DbErr> {
-        let Some(mut held) = self.held.lock().await.take() else { return Ok(()) };
-        let ended = held.session().end("COMMIT").await;
-        held.settle(ended).map_err(exec_error)
-    }
-
-    async fn run(&self, statement: &Statement) -> Result<Result<Answer, sqlx::Error>, DbErr> {
-        let mut held = self.held.lock().await;
-        let held = held.as_mut().ok_or_else(ended)?;
-        let outcome = held.session().run_here(statement).await;
-        Ok(held.settle(outcome))
-    }
-}
-
-/// Nobody holds a transaction whose connection was taken.
-fn ended() -> DbErr {
-    DbErr::Conn(RuntimeErr::Internal("the transaction has ended".to_owned()))
-}
-
-impl Drop for PostgresTransaction {
-    /// Undoes what was not committed, beside the caller; a connection that owes an answer is closed.
-    fn drop(&mut self) {
-        let Some(mut held) = self.held.get_mut().take() else { return };
-        if held.session().is_broken() {
-            return;
-        }
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
-                let ended = held.session().end("ROLLBACK").await;
-                // One that cannot be ended is closed.
-                let _ = held.settle(ended);
-            });
-        }
-    }
-}
-
-#[async_trait]
-impl ConnectionTrait for PostgresTransaction {
-    fn get_database_backend(&self) -> DbBackend {
-        DbBackend::Postgres
-    }
-
-    async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
-        Ok(self.run(&statement).await?.map_err(exec_error)?.result.into())
-    }
-
-    async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
-        let mut held = self.held.lock().await;
-        let held = held.as_mut().ok_or_else(ended)?;
-        let outcome = held.session().simple(sql).await;
-        Ok(held.settle(outcome).map_err(exec_error)?.result.into())
-    }
-
-    async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
-        Ok(self.query_all_raw(statement).await?.into_iter().next())
-    }
-
-    async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
-        Ok(rows_of(self.run(&statement).await?.map_err(query_error)?))
     }
 }

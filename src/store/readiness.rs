@@ -2,11 +2,7 @@
 
 use sea_orm::{ConnectionTrait, DbErr, RuntimeErr};
 
-use super::{
-    Store, StoreError,
-    database::Database,
-    postgres::Postgres,
-};
+use super::{Store, StoreError, database::Database, postgres::Postgres};
 
 /// What the role needs on the table.
 const PRIVILEGES: [&str; 4] = ["SELECT", "INSERT", "UPDATE", "DELETE"];

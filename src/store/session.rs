@@ -6,10 +6,7 @@
 //! belongs together therefore travels in one transaction, a single statement too, and statements
 //! have no names.
 
-use std::{
-    io,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use futures::TryStreamExt;
 use sea_orm::{
@@ -23,7 +20,10 @@ use sea_orm::{
 use sea_query_sqlx::SqlxValues;
 use uuid::Uuid;
 
-use super::dsn::Server;
+use super::{
+    dsn::Server,
+    failure::{ConnectError, NoConnection, is_fatal, read_only, refuses_settings, silent},
+};
 
 /// How long the server lets a statement take, waiting for locks included: less than we wait for
 /// the answer, so that the connection can be used again.
@@ -47,6 +47,8 @@ pub(super) struct Session {
     connection: PgConnection,
     /// Whether the server may serve others between our transactions.
     is_shared: bool,
+    /// Where names without a schema are looked for, if that must differ from the default.
+    search_path: Option<String>,
     /// What begins a transaction.
     begin: String,
     /// Whether the server owes an answer, or was of no use when it gave its last one.
@@ -62,16 +64,6 @@ pub(super) struct Session {
 pub(super) struct Answer {
     pub(super) result: PgQueryResult,
     pub(super) rows: Vec<PgRow>,
-}
-
-/// Why there is no connection.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("{message}")]
-pub(super) struct ConnectError {
-    /// Names the server and the cause, and holds no secret.
-    pub(super) message: String,
-    /// Whether waiting may mend it.
-    pub(super) is_passing: bool,
 }
 
 impl Session {
@@ -91,6 +83,7 @@ impl Session {
             let mut session = Self {
                 connection,
                 is_shared: true,
+                search_path: None,
                 begin: String::new(),
                 is_broken: false,
                 in_transaction: false,
@@ -99,25 +92,27 @@ impl Session {
             };
             let state = session.state().await?;
             if state.is_read_only {
-                return Err(Refusal::ReadOnly);
+                return Err(NoConnection::ReadOnly);
             }
-            session.settle(&state, &mark).await?;
+            session.settle(state, &mark).await?;
             Ok((session, plain))
         });
         match opened.await {
-            Ok(opened) => opened.map_err(|refusal| refusal.at(server)),
-            Err(_) => Err(Refusal::Silent(timeout).at(server)),
+            Ok(opened) => opened.map_err(|reason| reason.at(server)),
+            Err(_) => Err(NoConnection::Silent(timeout).at(server)),
         }
     }
 
     /// Prepares for statements, by what the server says of itself.
-    async fn settle(&mut self, state: &State, mark: &str) -> Result<(), sqlx::Error> {
+    async fn settle(&mut self, state: State, mark: &str) -> Result<(), sqlx::Error> {
         self.is_shared = state.mark != mark;
+        self.search_path = state.search_path;
         self.begin = "BEGIN ISOLATION LEVEL READ COMMITTED".to_owned();
         if self.is_shared {
-            self.begin.push_str(&format!("; {}", local_settings(state, STATEMENT_TIMEOUT)));
-        } else if let Some(path) = &state.search_path {
-            self.simple(&format!("SET search_path = {path}")).await?;
+            self.begin.push_str(&format!("; {}", self.local_settings(STATEMENT_TIMEOUT)));
+        } else if let Some(path) = &self.search_path {
+            let path = format!("SET search_path = {path}");
+            self.simple(&path).await?;
         }
         Ok(())
     }
@@ -152,11 +147,21 @@ impl Session {
     }
 
     /// What sets a transaction of a migration up, which may take as long as it takes.
-    pub(super) async fn migration_settings(&mut self) -> Result<String, sqlx::Error> {
-        let state = self.state().await?;
-        let settings = local_settings(&state, Duration::ZERO);
+    pub(super) fn migration_settings(&self) -> String {
+        let settings = self.local_settings(Duration::ZERO);
         // Statements with names may be left there by others.
-        Ok(if self.is_shared { format!("{settings}; DEALLOCATE ALL") } else { settings })
+        let end = if self.is_shared { "; DEALLOCATE ALL" } else { "" };
+        format!("SET TRANSACTION ISOLATION LEVEL READ COMMITTED; {settings}{end}")
+    }
+
+    /// Settings that hold until the end of a transaction.
+    fn local_settings(&self, statement_timeout: Duration) -> String {
+        let mut sql = format!("SET LOCAL statement_timeout = '{}s'", statement_timeout.as_secs());
+        sql.push_str("; SET LOCAL quote_all_identifiers = off");
+        if let Some(path) = &self.search_path {
+            sql.push_str(&format!("; SET LOCAL search_path = {path}"));
+        }
+        sql
     }
 
     async fn state(&mut self) -> Result<State, sqlx::Error> {
@@ -263,16 +268,6 @@ struct State {
     search_path: Option<String>,
 }
 
-/// Settings that hold until the end of a transaction.
-fn local_settings(state: &State, statement_timeout: Duration) -> String {
-    let mut sql = format!("SET LOCAL statement_timeout = '{}s'", statement_timeout.as_secs());
-    sql.push_str("; SET LOCAL quote_all_identifiers = off");
-    if let Some(path) = &state.search_path {
-        sql.push_str(&format!("; SET LOCAL search_path = {path}"));
-    }
-    sql
-}
-
 /// Connects with settings of our own, or else without; answers whether it is without.
 async fn connect(
     options: &PgConnectOptions,
@@ -292,118 +287,4 @@ async fn connect(
     }
     let plain = options.clone().extra_float_digits(None);
     Ok((plain.connect().await?, true))
-}
-
-/// Whether a connection was refused for what it asked to be set: poolers know few settings.
-fn refuses_settings(error: &sqlx::Error) -> bool {
-    // Protocol violation (PgBouncer), feature not supported (RDS Proxy), unknown or bad setting.
-    const CODES: [&str; 5] = ["08P01", "0A000", "42704", "22023", "42501"];
-    code_of(error).is_some_and(|code| CODES.contains(&code.as_str()))
-}
-
-fn code_of(error: &sqlx::Error) -> Option<String> {
-    Some(error.as_database_error()?.code()?.into_owned())
-}
-
-/// Whether the connection is of no use any more: it is broken, or leads to a server that takes no
-/// writes, or that is ending.
-pub(super) fn is_fatal(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Io(_)
-        | sqlx::Error::Tls(_)
-        | sqlx::Error::Protocol(_)
-        | sqlx::Error::WorkerCrashed => true,
-        sqlx::Error::Database(_) => code_of(error).is_some_and(|code| {
-            code.starts_with("08")
-                || code.starts_with("57P")
-                || code == "25006"
-                || is_shared_unawares(&code)
-        }),
-        _ => false,
-    }
-}
-
-/// A prepared statement is gone, or there already: somebody stands in between who gave no sign.
-fn is_shared_unawares(code: &str) -> bool {
-    matches!(code, "26000" | "42P05")
-}
-
-/// Whether the error shows that others use the server between our statements.
-pub(super) fn shows_a_pooler(error: &sqlx::Error) -> bool {
-    code_of(error).is_some_and(|code| is_shared_unawares(&code))
-}
-
-fn silent() -> sqlx::Error {
-    sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, "it did not answer in time"))
-}
-
-fn read_only() -> sqlx::Error {
-    sqlx::Error::Io(io::Error::other("the server is read-only"))
-}
-
-/// Why a server is of no use.
-enum Refusal {
-    Error(sqlx::Error),
-    ReadOnly,
-    Silent(Duration),
-}
-
-impl From<sqlx::Error> for Refusal {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Error(error)
-    }
-}
-
-impl Refusal {
-    fn at(self, server: &Server) -> ConnectError {
-        let name = &server.name;
-        let (message, is_passing) = match self {
-            Self::ReadOnly => (
-                format!(
-                    "Postgres at {name} is read-only (a standby, or default_transaction_read_only)"
-                ),
-                true,
-            ),
-            Self::Silent(timeout) => (
-                format!("cannot reach Postgres at {name}: no answer within {timeout:?}"),
-                true,
-            ),
-            Self::Error(sqlx::Error::Io(error)) => {
-                (format!("cannot reach Postgres at {name}: {}", cause_of(&error)), true)
-            }
-            Self::Error(sqlx::Error::Tls(error)) => {
-                (format!("no TLS connection to Postgres at {name}: {error}"), false)
-            }
-            Self::Error(error) => refused(name, &error),
-        };
-        ConnectError { message, is_passing }
-    }
-}
-
-/// Without the number that the system has for it.
-fn cause_of(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
-        io::ErrorKind::NotFound => "there is no such socket".to_owned(),
-        _ => error.to_string(),
-    }
-}
-
-fn refused(name: &str, error: &sqlx::Error) -> (String, bool) {
-    let Some(database) = error.as_database_error() else {
-        return (format!("no connection to Postgres at {name}: {error}"), false);
-    };
-    let message = database.message();
-    let code = database.code().unwrap_or_default();
-    // PgBouncer has one code for all that it refuses.
-    let is_lasting = ["no such", "authentication"].iter().any(|words| message.contains(words));
-    // No resources, starting or ending, connection lost behind a pooler.
-    if !is_lasting && ["53", "57P", "08"].iter().any(|class| code.starts_with(class)) {
-        return (format!("Postgres at {name} takes no connection: {message}"), true);
-    }
-    let text = format!(
-        "Postgres at {name} refused the connection: {message}; check the user, password and \
-         database name in the DSN"
-    );
-    (text, false)
 }

@@ -41,7 +41,8 @@ impl TestPgBouncer {
         let text = text.replace("port=", "user=postgres port=");
         fs::write(&config, text).unwrap();
         let wrapper = wrapper(&dir);
-        let server = [program(), config.to_str().unwrap()];
+        let (program, config) = (program(), config.to_str().unwrap());
+        let server = [program.as_str(), config];
         let process = ServerProcess::start(&wrapper, &dir, "INT", &server);
         let bouncer = Self { process, port };
         bouncer.ready().await;
@@ -70,15 +71,15 @@ impl TestPgBouncer {
     }
 }
 
-/// What scripts/install-pgbouncer.sh installs; the directory of servers is in no user's `PATH`.
-fn program() -> &'static str {
-    let in_path = Command::new("pgbouncer").arg("--version").output().is_ok();
-    if in_path {
-        return "pgbouncer";
+/// `$VECMILL_PGBOUNCER`, or what scripts/install-pgbouncer.sh installs; the directory of servers is in
+/// no user's `PATH`.
+fn program() -> String {
+    if let Ok(program) = std::env::var("VECMILL_PGBOUNCER") {
+        return program;
     }
-    assert!(
-        Path::new("/usr/sbin/pgbouncer").exists(),
-        "no pgbouncer: run scripts/install-pgbouncer.sh"
-    );
-    "/usr/sbin/pgbouncer"
+    let is_in_path = Command::new("pgbouncer").arg("--version").output().is_ok();
+    let program = if is_in_path { "pgbouncer" } else { "/usr/sbin/pgbouncer" };
+    let is_there = is_in_path || Path::new(program).exists();
+    assert!(is_there, "no pgbouncer: run scripts/install-pgbouncer.sh, or set VECMILL_PGBOUNCER");
+    program.to_owned()
 }

@@ -108,7 +108,9 @@ async fn readiness_says_which_right_is_missing() {
     let site = Site::before(server, &dsn).await;
     let role = format!("role_{}", uuid::Uuid::new_v4().simple());
     server.sql(Some(&dsn), &format!("CREATE ROLE {role} LOGIN")).await;
-    server.sql(Some(&dsn), &format!("GRANT SELECT, UPDATE ON ALL TABLES IN SCHEMA public TO {role}")).await;
+    server
+        .sql(Some(&dsn), &format!("GRANT SELECT, UPDATE ON ALL TABLES IN SCHEMA public TO {role}"))
+        .await;
     let as_role = dsn.replace("postgres@", &format!("{role}@"));
     let store = vecmill::store::Store::connect(&as_role, 384).await.unwrap();
     let error = store.check_writable().await.unwrap_err().for_operators();

@@ -65,7 +65,8 @@ async fn names_may_be_quoted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_extension_may_be_in_a_schema_of_its_own() {
-    let extension = ["CREATE SCHEMA \"Exten sions\"", "CREATE EXTENSION vector SCHEMA \"Exten sions\""];
+    let extension =
+        ["CREATE SCHEMA \"Exten sions\"", "CREATE EXTENSION vector SCHEMA \"Exten sions\""];
     let dsn = prepared(&extension).await;
     works_on(&dsn).await;
 

@@ -32,10 +32,7 @@ fn server() -> (TestPostgres, TempDir) {
     let dir = files.path();
     authority(dir, "ours");
     authority(dir, "other");
-    openssl(
-        dir,
-        "req -newkey rsa:2048 -nodes -subj /CN=server -keyout server.key -out server.csr",
-    );
+    openssl(dir, "req -newkey rsa:2048 -nodes -subj /CN=server -keyout server.key -out server.csr");
     std::fs::write(dir.join("extensions"), "subjectAltName=IP:127.0.0.1\n").unwrap();
     openssl(
         dir,
@@ -47,8 +44,14 @@ fn server() -> (TestPostgres, TempDir) {
     let hba = "hostssl all all all trust\nlocal all all trust\n";
     let server = TestPostgres::start_with(
         &[
-            "-c", "ssl=on", "-c", "ssl_cert_file=../server.pem", "-c",
-            "ssl_key_file=../server.key", "-c", "hba_file=../hba",
+            "-c",
+            "ssl=on",
+            "-c",
+            "ssl_cert_file=../server.pem",
+            "-c",
+            "ssl_key_file=../server.key",
+            "-c",
+            "hba_file=../hba",
         ],
         &[
             ("server.pem", &read("server.pem")),
@@ -74,7 +77,8 @@ async fn certificates_are_checked_as_asked_for() {
         format!("{dsn}?sslmode=verify-full&sslrootcert={ours}"),
         format!("{dsn}?sslmode=require&sslrootcert={ours}"),
     ] {
-        let store = Store::connect(&good, 3).await.unwrap_or_else(|error| panic!("{good}: {error}"));
+        let store =
+            Store::connect(&good, 3).await.unwrap_or_else(|error| panic!("{good}: {error}"));
         store.migrate().await.unwrap();
         store.check_writable().await.unwrap();
     }
@@ -100,8 +104,7 @@ async fn the_authority_may_come_from_the_environment() {
     for (authority, code) in [("ours.pem", 0), ("other.pem", 1)] {
         for variable in ["SSL_CERT_FILE", "PGSSLROOTCERT"] {
             let (file, dir) = (files.path().join(authority), tempfile::tempdir().unwrap());
-            let environment =
-                [("DATABASE_URL", dsn.as_str()), (variable, file.to_str().unwrap())];
+            let environment = [("DATABASE_URL", dsn.as_str()), (variable, file.to_str().unwrap())];
             let mut program = Program::start("migrate", dir.path(), &environment);
             let ended = program.exit_code(ENDS_WITHIN).await;
             assert_eq!(ended, Some(code), "{variable}, {authority}: {}", program.stderr());
