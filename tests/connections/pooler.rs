@@ -14,23 +14,38 @@ const DEADLINE: Duration = Duration::from_secs(60);
 const CLIENTS: usize = 8;
 const NODES_OF_A_CLIENT: usize = 25;
 
-/// Many clients at once; the ids of what was taken in, each with its text.
-async fn ingest(app: &Arc<TestApp>, round: &str) -> Vec<(String, String)> {
+/// A node that was taken in.
+struct Taken {
+    id: String,
+    tenant: String,
+    text: String,
+}
+
+impl Taken {
+    fn path(&self) -> String {
+        format!("/nodes/{}?tenant_id={}", self.id, self.tenant)
+    }
+}
+
+/// Many clients at once; what was taken in.
+async fn ingest(app: &Arc<TestApp>, round: &str) -> Vec<Taken> {
     let mut clients = JoinSet::new();
     for client in 0..CLIENTS {
         let (app, round) = (Arc::clone(app), round.to_owned());
         clients.spawn(async move {
             let mut taken = Vec::new();
             for number in 0..NODES_OF_A_CLIENT {
+                let tenant = format!("tenant-{client}");
                 let text = format!("{round}, client {client}, text {number}");
                 let node = json!({
                     "classes": ["Doc", round],
                     "props": {"text": text, "number": number},
-                    "tenant_id": format!("tenant-{client}"),
+                    "tenant_id": tenant,
                 });
                 let (status, answer) = app.post("/nodes", &node).await;
                 assert_eq!(status, StatusCode::ACCEPTED, "{answer}");
-                taken.push((answer["id"].as_str().unwrap().to_owned(), text));
+                let id = answer["id"].as_str().unwrap().to_owned();
+                taken.push(Taken { id, tenant, text });
             }
             taken
         });
@@ -38,9 +53,9 @@ async fn ingest(app: &Arc<TestApp>, round: &str) -> Vec<(String, String)> {
     clients.join_all().await.into_iter().flatten().collect()
 }
 
-async fn assert_whole(app: &TestApp, nodes: &[(String, String)]) {
+async fn assert_whole(app: &TestApp, nodes: &[Taken]) {
     app.settled(DEADLINE).await;
-    for (id, text) in nodes {
+    for Taken { id, text, .. } in nodes {
         let node = app.node(id).await;
         assert_eq!(node["embedding_status"], "ready", "{node}");
         assert_eq!(node["props"]["text"], **text, "{node}");
@@ -77,14 +92,14 @@ async fn everything_works_behind(lines: &str) {
 }
 
 /// A change, a deletion and a requeue; the nodes that there are then.
-async fn change(app: &TestApp, mut nodes: Vec<(String, String)>) -> Vec<(String, String)> {
-    let (id, text) = nodes.last_mut().unwrap();
-    *text = format!("{text}, changed");
-    let (status, answer) =
-        app.patch(&format!("/nodes/{id}"), &json!({"props": {"text": text}})).await;
+async fn change(app: &TestApp, mut nodes: Vec<Taken>) -> Vec<Taken> {
+    let changed = nodes.last_mut().unwrap();
+    changed.text.push_str(", changed");
+    let change = json!({"props": {"text": changed.text}});
+    let (status, answer) = app.patch(&changed.path(), &change).await;
     assert!(status.is_success(), "{answer}");
-    let (id, _) = nodes.remove(0);
-    assert!(app.delete(&format!("/nodes/{id}")).await.0.is_success());
+    let deleted = nodes.remove(0);
+    assert!(app.delete(&deleted.path()).await.0.is_success());
     let requeue = json!({"status": "all", "backfill_ready": false, "limit": 50});
     let (status, answer) = app.post("/admin/embedding/requeue", &requeue).await;
     assert_eq!((status, &answer["enqueued"]), (StatusCode::OK, &Value::from(50)), "{answer}");
