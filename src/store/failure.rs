@@ -1,6 +1,6 @@
 //! What goes wrong with connections to Postgres, and what it means.
 
-use std::{io, time::Duration};
+use std::{fmt::Display, io, time::Duration};
 
 use sea_orm::sqlx;
 
@@ -92,16 +92,27 @@ impl NoConnection {
             Self::Silent(timeout) => {
                 (format!("cannot reach Postgres at {name}: no answer within {timeout:?}"), true)
             }
+            Self::Error(sqlx::Error::Io(error)) if is_tls(&error) => (no_tls(name, &error), false),
             Self::Error(sqlx::Error::Io(error)) => {
                 (format!("cannot reach Postgres at {name}: {}", cause_of(&error)), true)
             }
-            Self::Error(sqlx::Error::Tls(error)) => {
-                (format!("no TLS connection to Postgres at {name}: {error}"), false)
-            }
+            Self::Error(sqlx::Error::Tls(error)) => (no_tls(name, &error), false),
             Self::Error(error) => refused(name, &error),
         };
         ConnectError { message, is_passing }
     }
+}
+
+/// Whether the server was reached, and TLS failed.
+fn is_tls(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|error| error.is::<rustls::Error>())
+}
+
+fn no_tls(name: &str, error: &impl Display) -> String {
+    format!(
+        "no TLS connection to Postgres at {name}: {error}; check sslmode, sslrootcert and the \
+         certificate of the server"
+    )
 }
 
 /// Without the number that the system has for it.
@@ -120,7 +131,8 @@ fn refused(name: &str, error: &sqlx::Error) -> (String, bool) {
     let message = database.message();
     let code = database.code().unwrap_or_default();
     // PgBouncer has one code for all that it refuses.
-    let is_lasting = ["no such", "authentication"].iter().any(|words| message.contains(words));
+    let is_lasting =
+        ["no such", "authentication", "required"].iter().any(|words| message.contains(words));
     // No resources, starting or ending, connection lost behind a pooler.
     if !is_lasting && ["53", "57P", "08"].iter().any(|class| code.starts_with(class)) {
         return (format!("Postgres at {name} takes no connection: {message}"), true);

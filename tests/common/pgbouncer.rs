@@ -21,7 +21,15 @@ pub struct TestPgBouncer {
 impl TestPgBouncer {
     /// A pooler with three connections to a server and user, and further lines of configuration.
     pub async fn before(server: &TestPostgres, lines: &str) -> Self {
+        Self::with_files(server, lines, &[]).await
+    }
+
+    /// The same with files, by name and content, in its working directory.
+    pub async fn with_files(server: &TestPostgres, lines: &str, files: &[(&str, &[u8])]) -> Self {
         let dir = tempfile::Builder::new().prefix("vecmill-pgbouncer").tempdir().unwrap().keep();
+        for (name, content) in files {
+            fs::write(dir.join(name), content).unwrap();
+        }
         let (port, config) = (free_port(), dir.join("pgbouncer.ini"));
         let text = format!(
             "[databases]\n\

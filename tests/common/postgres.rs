@@ -1,8 +1,7 @@
 //! A Postgres with pgvector for the tests.
 
 use std::{
-    fs::Permissions,
-    os::unix::fs::{MetadataExt, PermissionsExt, chown},
+    os::unix::fs::{MetadataExt, chown},
     path::{Path, PathBuf},
     process::Command,
     sync::OnceLock,
@@ -33,14 +32,8 @@ impl TestPostgres {
 
     /// A server of the caller's own, to be stopped and started at will.
     pub fn start() -> Self {
-        Self::start_with(&[], &[])
-    }
-
-    /// A server with further options, after files of its own (name and content) were put into its
-    /// directory, which is its working directory.
-    pub fn start_with(options: &[&str], files: &[(&str, &[u8])]) -> Self {
         let made_by = ["initdb", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C"];
-        Self::start_from(&[made_by.as_slice(), &["--no-sync"]].concat(), options, files)
+        Self::start_from(&[made_by.as_slice(), &["--no-sync"]].concat())
     }
 
     /// A hot standby of another server, which follows it.
@@ -48,17 +41,13 @@ impl TestPostgres {
         let port = primary.port.to_string();
         let made_by = ["pg_basebackup", "-R", "-X", "stream", "-c", "fast", "--no-sync"];
         let from = ["-h", "127.0.0.1", "-U", "postgres", "-p", &port];
-        Self::start_from(&[made_by.as_slice(), &from].concat(), &[], &[])
+        Self::start_from(&[made_by.as_slice(), &from].concat())
     }
 
     /// A server on the data directory that a program makes.
-    fn start_from(made_by: &[&str], options: &[&str], files: &[(&str, &[u8])]) -> Self {
+    fn start_from(made_by: &[&str]) -> Self {
         let bin = bin();
         let dir = tempfile::Builder::new().prefix("vecmill-postgres").tempdir().unwrap().keep();
-        for (name, content) in files {
-            std::fs::write(dir.join(name), content).unwrap();
-            std::fs::set_permissions(dir.join(name), Permissions::from_mode(0o600)).unwrap();
-        }
         let wrapper = wrapper(&dir);
         let data = dir.join("data");
         let (data, dir_name) = (data.to_str().unwrap(), dir.to_str().unwrap());
@@ -75,7 +64,6 @@ impl TestPostgres {
             [postgres.to_str().unwrap(), "-D", data, "-k", dir_name].as_slice(),
             &["-h", "127.0.0.1", "-p", &port_option],
             &["-c", "fsync=off", "-c", "max_connections=300", "-c", "shared_buffers=64MB"],
-            options,
         ]
         .concat();
         Self { process: ServerProcess::start(&wrapper, &dir, "QUIT", &server), port }
@@ -149,7 +137,7 @@ fn bin() -> PathBuf {
     bin
 }
 
-/// As root: gives the directory to another user, and answers the command that runs another as
+/// As root: gives the directory and its files to another user, and answers the command that runs another as
 /// that user.
 pub(super) fn wrapper(dir: &Path) -> Vec<&'static str> {
     let am_root = std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);

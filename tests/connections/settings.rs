@@ -28,7 +28,7 @@ async fn works_on(dsn: &str) {
     let settings = [("ACTIVEKG_DSN", dsn), ("REDIS_URL", redis_url.as_str())];
     let app = Arc::new(TestApp::serve(dir.path(), &settings).await);
     let texts: Vec<String> = (0..40).map(|number| format!("text {number}")).collect();
-    let ids = app.ingest("acme", &texts).await;
+    let ids = app.ingest("default", &texts).await;
     assert_eq!(app.settled(DEADLINE).await["ready"], 40);
     let mut clients = JoinSet::new();
     for client in 0..40 {

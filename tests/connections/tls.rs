@@ -1,11 +1,12 @@
-//! TLS, with an authority of one's own.
+//! TLS, with an authority of one's own. The Postgres of the tests is built without TLS, so a PgBouncer
+//! in session mode speaks it before that.
 
 use std::{path::Path, process::Command, time::Duration};
 
 use tempfile::TempDir;
 use vecmill::store::Store;
 
-use crate::common::{Program, TestPostgres};
+use crate::common::{Program, TestPgBouncer, TestPostgres};
 
 const ENDS_WITHIN: Duration = Duration::from_secs(60);
 
@@ -26,8 +27,9 @@ fn authority(dir: &Path, name: &str) {
     );
 }
 
-/// A server whose certificate, for `127.0.0.1` only, an authority has signed; the files.
-fn server() -> (TestPostgres, TempDir) {
+/// A server whose certificate, for `127.0.0.1` only, an authority has signed, the DSN of a database
+/// there, and the files.
+async fn server() -> (TestPgBouncer, String, TempDir) {
     let files = tempfile::tempdir().unwrap();
     let dir = files.path();
     authority(dir, "ours");
@@ -41,31 +43,21 @@ fn server() -> (TestPostgres, TempDir) {
     );
     let read = |name: &str| std::fs::read(dir.join(name)).unwrap();
     // Without TLS, nobody gets in.
-    let hba = "hostssl all all all trust\nlocal all all trust\n";
-    let server = TestPostgres::start_with(
-        &[
-            "-c",
-            "ssl=on",
-            "-c",
-            "ssl_cert_file=../server.pem",
-            "-c",
-            "ssl_key_file=../server.key",
-            "-c",
-            "hba_file=../hba",
-        ],
-        &[
-            ("server.pem", &read("server.pem")),
-            ("server.key", &read("server.key")),
-            ("hba", hba.as_bytes()),
-        ],
-    );
-    (server, files)
+    let lines = "pool_mode = session\n\
+                 client_tls_sslmode = require\n\
+                 client_tls_cert_file = server.pem\n\
+                 client_tls_key_file = server.key\n";
+    let server_files = ["server.pem", "server.key"].map(|name| (name, read(name)));
+    let server_files = server_files.each_ref().map(|(name, content)| (*name, content.as_slice()));
+    let postgres = TestPostgres::shared();
+    let server = TestPgBouncer::with_files(postgres, lines, &server_files).await;
+    let dsn = server.dsn(&postgres.database().await);
+    (server, dsn, files)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn certificates_are_checked_as_asked_for() {
-    let (server, files) = server();
-    let dsn = server.database().await;
+    let (_server, dsn, files) = server().await;
     let file = |name: &str| files.path().join(name).to_str().unwrap().to_owned();
     let (ours, other) = (file("ours.pem"), file("other.pem"));
     let localhost = dsn.replace("127.0.0.1", "localhost");
@@ -88,7 +80,7 @@ async fn certificates_are_checked_as_asked_for() {
         (format!("{dsn}?sslmode=require&sslrootcert={other}"), "TLS"),
         (format!("{localhost}?sslmode=verify-full&sslrootcert={ours}"), "TLS"),
         (format!("{dsn}?sslmode=verify-ca&sslrootcert={ours}.missing"), "sslrootcert"),
-        (format!("{dsn}?sslmode=disable"), "pg_hba"),
+        (format!("{dsn}?sslmode=disable"), "SSL required"),
     ] {
         let error = Store::connect(&bad, 3).await.unwrap_err();
         assert!(!error.is_unavailable(), "{bad}: {error:?}");
@@ -99,8 +91,8 @@ async fn certificates_are_checked_as_asked_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_authority_may_come_from_the_environment() {
-    let (server, files) = server();
-    let dsn = format!("{}?sslmode=verify-full", server.database().await);
+    let (_server, dsn, files) = server().await;
+    let dsn = format!("{dsn}?sslmode=verify-full");
     for (authority, code) in [("ours.pem", 0), ("other.pem", 1)] {
         for variable in ["SSL_CERT_FILE", "PGSSLROOTCERT"] {
             let (file, dir) = (files.path().join(authority), tempfile::tempdir().unwrap());
