@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 
-.PHONY: help run test faults bench build model redis postgres fmt lint deny openapi compiler python pip
+.PHONY: help run test faults bench build model redis postgres pgbouncer fmt lint deny openapi compiler python pip
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -12,7 +12,7 @@ help: ## List the targets
 run: redis model build ## Do everything and start: API, workers, private Redis, SQLite
 	exec target/release/vecmill serve
 
-test: compiler redis model postgres python ## Fetch what the tests need and run all of them
+test: compiler redis model postgres pgbouncer python ## Fetch what the tests need and run all of them
 	cargo test --workspace
 
 faults: compiler redis postgres python ## Run the whole fault matrix, and print it as a table
@@ -38,6 +38,9 @@ redis: ## Install redis-server if there is none
 
 postgres: pip ## Fetch Postgres with pgvector into .tools/, for the tests
 	@scripts/fetch-postgres.sh
+
+pgbouncer: ## Install pgbouncer if there is none, for the tests
+	@scripts/install-pgbouncer.sh
 
 fmt: ## Format the sources
 	cargo fmt --all

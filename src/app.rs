@@ -1,30 +1,29 @@
 //! The one place that knows all parts: builds them bottom-up, starts and stops them in order.
 
-use std::{
-    net::{SocketAddr, TcpListener},
-    process::ExitCode,
-    sync::Arc,
-};
+use std::{net::SocketAddr, process::ExitCode, sync::Arc};
 
 use anyhow::{Context as _, anyhow, bail};
-use tokio::{
-    sync::{oneshot, watch},
-    task::JoinHandle,
-};
-use tracing::{info, warn};
+use tokio::sync::watch;
+use tracing::info;
 
 use crate::{
     config::{Config, ModelSettings},
-    http,
     inference::{self, Model},
-    queue::{Limits, PrivateRedis, Queue},
+    queue::{Limits, PrivateRedis, Queue, QueueError},
     runtime::{
         Context, InlineEmbedder, Mode, RestartIntensity, Runtime, Sight, Workers, WorkersReady,
     },
     shutdown::Signals,
-    store::Store,
-    telemetry::metrics,
+    store::{Store, StoreError},
+    telemetry::{Chain, metrics},
 };
+
+mod progress;
+mod server;
+
+pub use progress::Progress;
+
+use server::HttpServer;
 
 /// Which parts a process runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,25 +47,14 @@ pub struct App {
     private_redis: Option<PrivateRedis>,
 }
 
-struct HttpServer {
-    address: SocketAddr,
-    stop: oneshot::Sender<()>,
-    /// Closed when the server has ended.
-    ended: watch::Receiver<()>,
-    task: JoinHandle<std::io::Result<()>>,
-}
-
 impl App {
-    /// Starts everything that the role needs. When it returns, the HTTP address answers.
+    /// Starts everything that the role needs. The HTTP address answers from the beginning, and
+    /// says what is waited for; when this returns, it answers all calls.
     ///
     /// # Errors
     /// What is missing and what to do about it; everything started before is ended.
     pub async fn start(role: Role, config: Config) -> anyhow::Result<Self> {
-        let model = match role {
-            Role::Api if config.is_async => None,
-            _ => Some(load_model(&config.model).await?),
-        };
-        Self::start_with(role, config, model, RestartIntensity::default()).await
+        Self::start_parts(role, config, None, RestartIntensity::default()).await
     }
 
     /// The same with a model given, for tests that bring their own.
@@ -76,65 +64,103 @@ impl App {
         model: Option<Model>,
         intensity: RestartIntensity,
     ) -> anyhow::Result<Self> {
-        metrics::init();
-        if !config.is_async && role == Role::Worker {
-            bail!("EMBEDDING_ASYNC is false: there is no queue, and a worker has nothing to do");
-        }
-        // The address first: of all that can fail it is the quickest to say so.
-        let listener = match role {
-            Role::Worker => None,
-            Role::Serve | Role::Api => Some(bind(config.http.bind)?),
-        };
-        std::fs::create_dir_all(&config.data_dir)
-            .with_context(|| format!("cannot create {}", config.data_dir.display()))?;
-        let dimension = match &model {
-            Some(model) => model.backend.dimension(),
-            None => inference::dimension_of(&model_config(&config.model)).await?,
-        };
-        let store = Store::connect(&config.dsn, dimension).await?;
-        store.migrate().await?;
+        Self::start_parts(role, config, Some(model), intensity).await
+    }
 
+    async fn start_parts(
+        role: Role,
+        config: Config,
+        model: Option<Option<Model>>,
+        intensity: RestartIntensity,
+    ) -> anyhow::Result<Self> {
+        metrics::init();
+        check_role(role, &config)?;
+        let progress = Progress::new(config.start_patience);
+        // The address first: of all that can fail it is the quickest to say so, and whoever watches
+        // this process can see that it lives.
+        let http = match role {
+            Role::Worker => None,
+            Role::Serve | Role::Api => Some(HttpServer::start(&config, progress.subscribe())?),
+        };
         let mut app = Self {
             config,
-            http: None,
+            http,
             workers: None,
             inline_failure: None,
             queue: None,
             private_redis: None,
         };
-        match app.start_upper(role, store, model, intensity, listener).await {
+        match app.start_lower(role, model, intensity, &progress).await {
             Ok(()) => Ok(app),
             Err(error) => {
-                app.stop().await;
+                app.end().await;
                 Err(error)
             }
         }
+    }
+
+    async fn start_lower(
+        &mut self,
+        role: Role,
+        model: Option<Option<Model>>,
+        intensity: RestartIntensity,
+        progress: &Progress,
+    ) -> anyhow::Result<()> {
+        let config = &self.config;
+        std::fs::create_dir_all(&config.data_dir)
+            .with_context(|| format!("cannot create {}", config.data_dir.display()))?;
+        progress.awaits("the model");
+        let model = match model {
+            Some(given) => given,
+            None if role == Role::Api && config.is_async => None,
+            None => Some(load_model(&config.model).await?),
+        };
+        let dimension = match &model {
+            Some(model) => model.backend.dimension(),
+            None => inference::dimension_of(&model_config(&config.model)).await?,
+        };
+        let store = open_store(config, dimension, progress).await?;
+        let queue = self.open_queue(progress).await?;
+        progress.awaits("the workers");
+        self.start_upper(role, store, queue, model, intensity).await
+    }
+
+    /// The queue, if this process has one.
+    async fn open_queue(&mut self, progress: &Progress) -> anyhow::Result<Option<Arc<Queue>>> {
+        let config = &self.config.queue;
+        if !self.config.is_async {
+            return Ok(None);
+        }
+        let url = match &config.redis_url {
+            Some(url) => url.clone(),
+            None => {
+                progress.awaits("the private Redis");
+                let redis = PrivateRedis::start(&self.config.data_dir).await?;
+                self.private_redis.insert(redis).url()
+            }
+        };
+        let connected = progress.wait_for(
+            "Redis",
+            async || Queue::connect(&url, config).await,
+            |error| matches!(error, QueueError::Unavailable(_)),
+            |error| Chain(error).to_string(),
+        );
+        let queue = Arc::new(connected.await?);
+        self.queue = Some(Arc::clone(&queue));
+        Ok(Some(queue))
     }
 
     async fn start_upper(
         &mut self,
         role: Role,
         store: Store,
+        queue: Option<Arc<Queue>>,
         model: Option<Model>,
         intensity: RestartIntensity,
-        listener: Option<TcpListener>,
     ) -> anyhow::Result<()> {
         let worker = &self.config.worker;
         let retry_after = self.config.retry_after();
-        let mode = if self.config.is_async {
-            let url = match (&self.config.queue.redis_url, role) {
-                (Some(url), _) => url.clone(),
-                (None, Role::Serve) => {
-                    let redis = PrivateRedis::start(&self.config.data_dir).await?;
-                    self.private_redis.insert(redis).url()
-                }
-                (None, _) => bail!(
-                    "REDIS_URL is not set: `api` and `worker` share a Redis server; only \
-                     `serve` runs one of its own"
-                ),
-            };
-            let queue = Arc::new(Queue::connect(&url, &self.config.queue).await?);
-            self.queue = Some(Arc::clone(&queue));
+        let mode = if let Some(queue) = queue {
             let mut ready = None;
             if let (Role::Serve | Role::Worker, Some(model)) = (role, model) {
                 let context = Context {
@@ -161,9 +187,8 @@ impl App {
             self.inline_failure = Some(inline_failure);
             Mode::Inline(Box::new(InlineEmbedder::start(model, worker, fatal)?))
         };
-        if let Some(listener) = listener {
-            let runtime = Runtime::new(store, mode, retry_after);
-            self.http = Some(HttpServer::start(listener, runtime, &self.config)?);
+        if let Some(http) = &self.http {
+            http.open(Runtime::new(store, mode, retry_after), &self.config);
         }
         Ok(())
     }
@@ -204,6 +229,11 @@ impl App {
 
     /// Stops top-down: no more requests and no more claims, work in hand, then the stores.
     pub async fn stop(self) {
+        self.end().await;
+        info!("stopped");
+    }
+
+    async fn end(self) {
         let http = async {
             if let Some(http) = self.http {
                 http.stop().await;
@@ -221,41 +251,6 @@ impl App {
         }
         if let Some(redis) = self.private_redis {
             redis.stop().await;
-        }
-        info!("stopped");
-    }
-}
-
-impl HttpServer {
-    fn start(listener: TcpListener, runtime: Runtime, config: &Config) -> anyhow::Result<Self> {
-        let address = listener.local_addr()?;
-        let limits = http::HttpConfig {
-            body_limit: config.http.body_limit,
-            batch_max: config.http.batch_max,
-        };
-        let (stop, stopped) = oneshot::channel::<()>();
-        let endpoint = http::routes(runtime, limits);
-        let grace = config.shutdown_grace;
-        // The sender goes with the task, however that ends.
-        let (alive, ended) = watch::channel(());
-        let task = tokio::spawn(async move {
-            let _alive = alive;
-            let stopped = async move {
-                // A sender that is gone means the same.
-                let _ = stopped.await;
-            };
-            http::serve(listener, endpoint, stopped, grace).await
-        });
-        Ok(Self { address, stop, ended, task })
-    }
-
-    async fn stop(self) {
-        // A server that has ended needs no telling.
-        let _ = self.stop.send(());
-        match self.task.await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => warn!(%error, "the HTTP server ended with an error"),
-            Err(error) => warn!(%error, "the HTTP server panicked"),
         }
     }
 }
@@ -294,12 +289,39 @@ pub async fn run_until_stopped(
     }
 }
 
-fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    let listener = TcpListener::bind(address).with_context(|| {
-        format!("cannot listen on {address}: set VECMILL_BIND to an address that is free")
-    })?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
+/// What can be refused before anything is started.
+fn check_role(role: Role, config: &Config) -> anyhow::Result<()> {
+    if !config.is_async && role == Role::Worker {
+        bail!("EMBEDDING_ASYNC is false: there is no queue, and a worker has nothing to do");
+    }
+    if config.is_async && role != Role::Serve && config.queue.redis_url.is_none() {
+        bail!(
+            "REDIS_URL is not set: `api` and `worker` share a Redis server; only `serve` runs one \
+             of its own"
+        );
+    }
+    Ok(())
+}
+
+/// Opens the database and brings it up to date; while it is away, waits for it.
+///
+/// # Errors
+/// What is wrong with it, by the name of the variable that names it.
+pub async fn open_store(
+    config: &Config,
+    dimension: usize,
+    progress: &Progress,
+) -> anyhow::Result<Store> {
+    let say = |error: &StoreError| format!("{}: {}", config.dsn_variable, error.for_operators());
+    let connect = async || Store::connect(&config.dsn, dimension).await;
+    let store = progress.wait_for("the database", connect, StoreError::is_unavailable, say);
+    let store = store.await.map_err(|error| anyhow!(say(&error)))?;
+    let migrate = async || store.migrate().await;
+    progress
+        .wait_for("the migration of the database", migrate, StoreError::is_unavailable, say)
+        .await
+        .map_err(|error| anyhow!(say(&error)))?;
+    Ok(store)
 }
 
 /// The settings as the loader wants them.

@@ -6,12 +6,10 @@ use anyhow::Context;
 use clap::Parser;
 use serde_json::json;
 use vecmill::{
-    app::{self, App, Role},
+    app::{self, App, Progress, Role},
     cli::{self, Cli, Command, Output},
     config::{Config, Settings},
-    inference, shutdown,
-    store::Store,
-    telemetry,
+    inference, shutdown, telemetry,
 };
 
 #[tokio::main]
@@ -54,7 +52,7 @@ async fn migrate(settings: &Settings, out: &mut Output<'_>) -> anyhow::Result<Ex
     let config: Config = settings.check()?;
     std::fs::create_dir_all(&config.data_dir)?;
     let dimension = inference::dimension_of(&app::model_config(&config.model)).await?;
-    Store::connect(&config.dsn, dimension).await?.migrate().await?;
+    app::open_store(&config, dimension, &Progress::new(config.start_patience)).await?;
     let text = format!("the database is ready for vectors of {dimension} components");
     out.result(&text, &json!({ "dimension": dimension }))?;
     Ok(ExitCode::SUCCESS)

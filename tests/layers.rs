@@ -8,14 +8,15 @@ use std::{
 };
 
 /// What each part of the crate may use. A part that is not named here may use nothing.
-const MAY_USE: [(&str, &[&str]); 10] = [
+const MAY_USE: [(&str, &[&str]); 11] = [
     ("domain", &[]),
     ("telemetry", &[]),
     ("shutdown", &[]),
+    ("tls", &[]),
     ("config", &["domain"]),
     ("inference", &["domain", "config", "telemetry"]),
-    ("queue", &["domain", "config", "telemetry"]),
-    ("store", &["domain", "config", "telemetry"]),
+    ("queue", &["domain", "config", "telemetry", "tls"]),
+    ("store", &["domain", "config", "telemetry", "tls"]),
     ("runtime", &["queue", "store", "inference", "domain", "config", "telemetry"]),
     ("http", &["runtime", "queue", "store", "inference", "domain", "config", "telemetry"]),
     // The command line prints the document that HTTP serves.

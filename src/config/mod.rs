@@ -19,8 +19,12 @@ pub struct Config {
     pub is_async: bool,
     /// The SQLite file and the private Redis live here.
     pub data_dir: PathBuf,
-    /// `postgresql://` or `sqlite://`; holds a password, never log it.
+    /// Of Postgres or SQLite; holds a password, never log it.
     pub dsn: String,
+    /// The variable that the DSN comes from.
+    pub dsn_variable: &'static str,
+    /// How long the start waits for stores that are away.
+    pub start_patience: Duration,
     /// Redis.
     pub queue: QueueConfig,
     /// The HTTP server.

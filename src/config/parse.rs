@@ -121,7 +121,18 @@ pub(super) fn redis_url(variable: &str, value: &str) -> Result<String, ConfigErr
 }
 
 pub(super) fn dsn(variable: &str, value: &str) -> Result<String, ConfigError> {
-    secret_with_scheme(variable, value, &["postgresql://", "postgres://", "sqlite://"])
+    let scheme = value.split_once("://").map_or("", |(scheme, _)| scheme);
+    // Libraries of Python name their driver behind a plus sign.
+    let family = scheme.split('+').next().unwrap_or_default();
+    let first = value.split('=').next().unwrap_or_default().trim();
+    let has_keywords = scheme.is_empty() || scheme.contains('=');
+    let is_keyword = first.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+    if matches!(family, "postgresql" | "postgres")
+        || has_keywords && value.contains('=') && !first.is_empty() && is_keyword
+    {
+        return Ok(value.to_owned());
+    }
+    secret_with_scheme(variable, value, &["postgresql://", "postgres://", "sqlite://", "host=…"])
 }
 
 fn secret_with_scheme(
@@ -133,7 +144,7 @@ fn secret_with_scheme(
         return Ok(value.to_owned());
     }
     // The value may hold a password: only its scheme is repeated.
-    let scheme = value.split_once(':').map_or("", |(scheme, _)| scheme);
+    let scheme = value.split_once("://").map_or("", |(scheme, _)| scheme);
     let shown = format!("{scheme}:…");
     Err(ConfigError::new(variable, &shown, format!("use one of {}", schemes.join(", "))))
 }

@@ -20,7 +20,7 @@ pub struct Settings {
     /// redis://, rediss://, redis-sentinel:// or unix:; unset: a private redis-server
     #[arg(long, env = "REDIS_URL", hide_env_values = true, value_name = "URL")]
     redis_url: Option<String>,
-    /// postgresql:// or sqlite://; unset: DATABASE_URL, then SQLite in the data directory
+    /// postgresql://, host=… dbname=… or sqlite://; unset: DATABASE_URL, then SQLite in the data directory
     #[arg(long, env = "ACTIVEKG_DSN", hide_env_values = true, value_name = "DSN")]
     activekg_dsn: Option<String>,
     /// Another name of ACTIVEKG_DSN
@@ -38,6 +38,9 @@ pub struct Settings {
     /// Seconds within which a shutdown finishes work in hand or hands it back
     #[arg(long, env = "VECMILL_SHUTDOWN_GRACE", default_value = "30", value_name = "SECONDS")]
     vecmill_shutdown_grace: String,
+    /// Seconds for which the start waits for a database or Redis that is away; 0: not at all
+    #[arg(long, env = "VECMILL_START_PATIENCE", default_value = "60", value_name = "SECONDS")]
+    vecmill_start_patience: String,
     /// Jobs in queue, in flight and waiting for a retry above which ingest answers 429
     #[arg(long, env = "EMBEDDING_QUEUE_MAX_DEPTH", default_value = "5000", value_name = "JOBS")]
     embedding_queue_max_depth: String,
@@ -158,9 +161,12 @@ impl Settings {
     pub fn check(&self) -> Result<Config, ConfigError> {
         let data_dir = check!(self.vecmill_data_dir, directory);
         let longest_delay = check!(self.embedding_retry_max_seconds, seconds, parse::SECONDS);
+        let (dsn_variable, dsn) = self.dsn(&data_dir)?;
         Ok(Config {
             is_async: check!(self.embedding_async, boolean),
-            dsn: self.dsn(&data_dir)?,
+            dsn,
+            dsn_variable,
+            start_patience: check!(self.vecmill_start_patience, seconds, 0.0..=86_400.0),
             queue: self.queue()?,
             http: HttpConfig {
                 bind: check!(self.vecmill_bind, address),
@@ -202,16 +208,19 @@ impl Settings {
         })
     }
 
-    fn dsn(&self, data_dir: &std::path::Path) -> Result<String, ConfigError> {
-        match (&self.activekg_dsn, &self.database_url) {
-            (Some(dsn), _) if !dsn.is_empty() => parse::dsn("ACTIVEKG_DSN", dsn),
-            (_, Some(dsn)) if !dsn.is_empty() => parse::dsn("DATABASE_URL", dsn),
-            _ => {
-                // The path becomes part of a URL.
-                let path = data_dir.join("vecmill.db").display().to_string();
-                Ok(format!("sqlite://{}", path.replace('%', "%25").replace('?', "%3F")))
+    /// The DSN, and the variable that it comes from.
+    fn dsn(&self, data_dir: &std::path::Path) -> Result<(&'static str, String), ConfigError> {
+        for (variable, dsn) in
+            [("ACTIVEKG_DSN", &self.activekg_dsn), ("DATABASE_URL", &self.database_url)]
+        {
+            if let Some(dsn) = dsn.as_deref().filter(|dsn| !dsn.is_empty()) {
+                return Ok((variable, parse::dsn(variable, dsn)?));
             }
         }
+        // The path becomes part of a URL.
+        let path = data_dir.join("vecmill.db").display().to_string();
+        let url = format!("sqlite://{}", path.replace('%', "%25").replace('?', "%3F"));
+        Ok(("VECMILL_DATA_DIR", url))
     }
 
     /// A key that another setting's prefix takes for one of its own would be counted, or removed,
@@ -361,6 +370,9 @@ mod tests {
     fn both_names_of_the_database_work() {
         let dsn = |changes: &[_]| Settings::with(changes).unwrap().dsn;
         assert_eq!(dsn(&[("DATABASE_URL", "postgresql://h/b")]), "postgresql://h/b");
+        for other in ["postgres+psycopg2://u:p@h/b", "host=h dbname=b", "host = h dbname=b"] {
+            assert_eq!(dsn(&[("DATABASE_URL", other)]), other);
+        }
         assert_eq!(
             dsn(&[("DATABASE_URL", "postgresql://h/b"), ("ACTIVEKG_DSN", "sqlite://a.db")]),
             "sqlite://a.db"

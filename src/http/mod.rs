@@ -12,8 +12,10 @@ mod nodes;
 mod params;
 mod requests;
 mod server;
+mod starting;
 mod types;
 mod views;
 
 pub use limits::HttpConfig;
 pub use server::{openapi_document, routes, serve};
+pub use starting::{Gate, Routes};

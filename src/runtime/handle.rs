@@ -116,18 +116,24 @@ impl Runtime {
 
     /// Which of the parts that this process uses are ready.
     pub async fn readiness(&self) -> Readiness {
-        let database = answer_in_time("database", self.parts.store.ping()).await;
+        let database = answer_in_time("database", self.database_state()).await;
         let mut parts = vec![("database", database)];
         match &self.parts.mode {
             Mode::Inline(_) => parts.push(("model", Ok(()))),
             Mode::Queued { queue, workers, .. } => {
-                parts.push(("redis", answer_in_time("redis", queue.check_keys()).await));
+                parts.push(("redis", answer_in_time("redis", redis_state(queue)).await));
                 if let Some(workers) = workers {
                     parts.push(("model", workers.state()));
                 }
             }
         }
         Readiness { parts }
+    }
+
+    /// Whether the database would take a write.
+    async fn database_state(&self) -> Result<(), String> {
+        let writable = self.parts.store.check_writable().await;
+        writable.map_err(|error| error.for_operators())
     }
 
     /// All metrics in the Prometheus text format.
@@ -164,13 +170,16 @@ pub(super) async fn to_the_end<T: Send + 'static>(
     }
 }
 
-async fn answer_in_time<E: std::error::Error>(
+async fn redis_state(queue: &Queue) -> Result<(), String> {
+    queue.check_keys().await.map_err(|error| error.to_string())
+}
+
+async fn answer_in_time(
     part: &str,
-    ping: impl Future<Output = Result<(), E>>,
+    state: impl Future<Output = Result<(), String>>,
 ) -> Result<(), String> {
-    match tokio::time::timeout(READINESS_TIMEOUT, ping).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(error.to_string()),
+    match tokio::time::timeout(READINESS_TIMEOUT, state).await {
+        Ok(state) => state,
         Err(_) => Err(format!("{part} did not answer within {READINESS_TIMEOUT:?}")),
     }
 }

@@ -116,7 +116,8 @@ pub async fn prepare(worker: &Worker, claimed: Vec<Claimed>) -> Prepared {
 }
 
 async fn stores_answer(worker: &Worker) -> bool {
-    let (queue, store) = tokio::join!(worker.context.queue.ping(), worker.context.store.ping());
+    let (queue, store) =
+        tokio::join!(worker.context.queue.ping(), worker.context.store.check_writable());
     queue.is_ok() && store.is_ok()
 }
 

@@ -10,12 +10,54 @@ impl StoreError {
     pub fn is_unavailable(&self) -> bool {
         matches!(self, Self::Unavailable(_))
     }
+
+    /// What is wrong and what to do, in one line, for those who start the program.
+    pub fn for_operators(&self) -> String {
+        match self {
+            Self::Unavailable(DbErr::Conn(RuntimeErr::Internal(cause))) => cause.clone(),
+            Self::Unavailable(error) | Self::Refused(error) => match database_error(error) {
+                Some(refused) if refused.code().as_deref() == Some(NO_PRIVILEGE) => {
+                    format!("Postgres: {}; {RIGHTS}", refused.message())
+                }
+                Some(refused) => format!("{self}: {}", refused.message()),
+                None => format!("{self}: {error}"),
+            },
+            other => other.to_string(),
+        }
+    }
+}
+
+/// SQLSTATE of a right that the role lacks.
+const NO_PRIVILEGE: &str = "42501";
+
+/// What the role must be allowed.
+const RIGHTS: &str = "as the owner of the database or a superuser, run: GRANT USAGE, CREATE ON \
+     SCHEMA public TO <role>; and, if another role owns the table, GRANT SELECT, INSERT, UPDATE, \
+     DELETE ON nodes TO <role>, and run `vecmill migrate` as that owner first";
+
+/// The database's own words in an error.
+fn database_error(error: &DbErr) -> Option<&dyn sqlx::error::DatabaseError> {
+    match error {
+        DbErr::Conn(RuntimeErr::SqlxError(error))
+        | DbErr::Exec(RuntimeErr::SqlxError(error))
+        | DbErr::Query(RuntimeErr::SqlxError(error)) => error.as_database_error(),
+        _ => None,
+    }
+}
+
+/// Whether the database rolled a unit of work back in favour of another's, so that it can be done
+/// again: a deadlock, or what a serializable transaction refuses.
+pub(super) fn is_conflict(error: &DbErr) -> bool {
+    database_error(error)
+        .and_then(|error| error.code())
+        .is_some_and(|code| matches!(code.as_ref(), "40001" | "40P01"))
 }
 
 impl From<DbErr> for StoreError {
     fn from(error: DbErr) -> Self {
         let unavailable = match &error {
-            DbErr::ConnectionAcquire(_) => true,
+            // There is no connection, for whatever reason: see `session::ConnectError`.
+            DbErr::ConnectionAcquire(_) | DbErr::Conn(RuntimeErr::Internal(_)) => true,
             DbErr::Conn(runtime) | DbErr::Exec(runtime) | DbErr::Query(runtime) => {
                 is_unavailable(runtime)
             }
@@ -52,17 +94,19 @@ fn is_unavailable(error: &RuntimeErr) -> bool {
 }
 
 /// Connection lost (08), no resources (53), shut down or starting (57P), statement cancelled,
-/// rolled back in favour of another (40), lock not granted, not the primary (any more).
+/// rolled back in favour of another (40), lock not granted, not the primary (any more), a prepared
+/// statement that a pooler has given to another.
 fn postgres_code_is_passing(code: &str) -> bool {
     code.starts_with("08")
         || code.starts_with("40")
         || code.starts_with("53")
         || code.starts_with("57P")
-        || matches!(code, "57014" | "55P03" | "25006")
+        || matches!(code, "57014" | "55P03" | "25006" | "26000" | "42P05")
 }
 
 const SQLITE_BUSY: i32 = 5;
 const SQLITE_LOCKED: i32 = 6;
+const SQLITE_READONLY: i32 = 8;
 const SQLITE_IOERR: i32 = 10;
 const SQLITE_FULL: i32 = 13;
 const SQLITE_CANTOPEN: i32 = 14;
@@ -70,7 +114,14 @@ const SQLITE_CANTOPEN: i32 = 14;
 fn sqlite_code_is_passing(code: &str) -> bool {
     matches!(
         sqlite_primary_code(code),
-        Some(SQLITE_BUSY | SQLITE_LOCKED | SQLITE_IOERR | SQLITE_FULL | SQLITE_CANTOPEN)
+        Some(
+            SQLITE_BUSY
+                | SQLITE_LOCKED
+                | SQLITE_READONLY
+                | SQLITE_IOERR
+                | SQLITE_FULL
+                | SQLITE_CANTOPEN
+        )
     )
 }
 
@@ -96,13 +147,13 @@ mod tests {
 
     #[test]
     fn only_what_passes_by_itself_is_unavailable() {
-        for code in ["08006", "40P01", "53100", "53300", "57P01", "57P03"] {
+        for code in ["08006", "25006", "26000", "40P01", "53100", "53300", "57P01"] {
             assert!(postgres_code_is_passing(code), "{code}");
         }
         for code in ["23505", "22P05", "42P01", "28P01", ""] {
             assert!(!postgres_code_is_passing(code), "{code}");
         }
-        for code in ["5", "517", "13", "3850"] {
+        for code in ["5", "8", "517", "13", "3850"] {
             assert!(sqlite_code_is_passing(code), "{code}");
         }
         for code in ["1", "19", "2067", ""] {

@@ -2,17 +2,15 @@
 
 use std::{collections::HashSet, ops::Range};
 
-use sea_orm::{ConnectionTrait, DatabaseTransaction, Statement};
+use sea_orm::{ConnectionTrait, Statement};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::{
-    Outcome, Refusal, Refusals, Store, StoreError, Vector,
+    Outcome, Refusal, Refusals, Store, StoreError, Transaction, Vector,
     dialect::{Dialect, Kind, to_json},
-    outcomes,
-    patience::Patient,
-    results,
+    outcomes, results,
 };
 use crate::domain::{NewNode, NodeStatus};
 
@@ -143,7 +141,7 @@ trait New: Sized + Sync {
     /// [`StoreError::Row`] when the database refuses one.
     fn write(
         rows: &[Self],
-        db: &Patient<DatabaseTransaction>,
+        db: &Transaction,
         dimension: usize,
         birth: Birth,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
@@ -152,7 +150,7 @@ trait New: Sized + Sync {
 impl New for NewNode {
     async fn write(
         nodes: &[Self],
-        db: &Patient<DatabaseTransaction>,
+        db: &Transaction,
         _dimension: usize,
         birth: Birth,
     ) -> Result<(), StoreError> {
@@ -168,7 +166,7 @@ impl New for NewNode {
 impl New for (NewNode, Result<Vector, Outcome>) {
     async fn write(
         nodes: &[Self],
-        db: &Patient<DatabaseTransaction>,
+        db: &Transaction,
         dimension: usize,
         birth: Birth,
     ) -> Result<(), StoreError> {

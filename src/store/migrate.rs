@@ -3,7 +3,7 @@
 use migration::Migrator;
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, Statement, TransactionTrait};
 
-use super::{Store, StoreError, write_options};
+use super::{Store, StoreError, database::write_options};
 
 /// Key of the advisory lock under which one process at a time migrates.
 const MIGRATION_LOCK: i64 = i64::from_be_bytes(*b"vecmill\0");
@@ -13,10 +13,10 @@ impl Store {
     /// components as those of the model. All or nothing; processes that start together take
     /// turns.
     pub async fn migrate(&self) -> Result<(), StoreError> {
-        let transaction = self.writer.inner().begin_with_options(write_options()).await?;
-        if transaction.get_database_backend() == DbBackend::Postgres {
-            // On a large table an index takes as long as it takes.
-            transaction.execute_unprepared("SET LOCAL statement_timeout = 0").await?;
+        let (connection, settings) = self.writer.for_migration().await?;
+        let transaction = connection.begin_with_options(write_options()).await?;
+        if let Some(settings) = settings {
+            transaction.execute_unprepared(&settings).await?;
             let lock = format!("SELECT pg_advisory_xact_lock({MIGRATION_LOCK})");
             transaction.execute_unprepared(&lock).await?;
             create_vector_extension(&transaction).await?;

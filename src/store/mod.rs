@@ -4,18 +4,26 @@
 //! Statements are set-based: a batch of rows travels as one parameter and is written at once.
 
 mod cache;
+mod conflict;
 mod connect;
+mod database;
 mod dialect;
+mod dsn;
 mod edit;
 mod error;
+mod failure;
 mod insert;
 mod migrate;
 mod nodes;
 mod outcomes;
-mod patience;
+mod parameters;
+mod postgres;
+mod readiness;
 mod refusal;
 mod repair;
 mod results;
+mod session;
+mod transaction;
 mod types;
 mod visibility;
 mod work;
@@ -26,18 +34,16 @@ pub use types::*;
 
 use std::sync::{Arc, OnceLock};
 
-use sea_orm::{DatabaseConnection, DatabaseTransaction, SqliteTransactionMode, TransactionOptions};
-
-use patience::Patient;
+use database::{Database, Transaction};
 
 /// The database. Clones share its connections.
 #[derive(Debug, Clone)]
 pub struct Store {
     /// For reading.
-    db: Patient<DatabaseConnection>,
+    db: Database,
     /// For writing. In Postgres the same as `db`; in SQLite a single connection, so that the
     /// writers of this process queue up in order instead of contending for the file's lock.
-    writer: Patient<DatabaseConnection>,
+    writer: Database,
     /// Components of each vector.
     dimension: usize,
     /// Which database this is; see [`Store::identity`].
@@ -47,14 +53,7 @@ pub struct Store {
 impl Store {
     /// A transaction that may write, and that reads nothing another writer then changes in
     /// SQLite; in Postgres the caller locks the rows that it depends on.
-    async fn begin_write(&self) -> Result<Patient<DatabaseTransaction>, StoreError> {
-        Ok(self.writer.begin(write_options()).await?)
-    }
-}
-
-fn write_options() -> TransactionOptions {
-    TransactionOptions {
-        sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
-        ..TransactionOptions::default()
+    async fn begin_write(&self) -> Result<Transaction, StoreError> {
+        Ok(self.writer.begin().await?)
     }
 }

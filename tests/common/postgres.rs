@@ -32,21 +32,31 @@ impl TestPostgres {
 
     /// A server of the caller's own, to be stopped and started at will.
     pub fn start() -> Self {
+        let made_by = ["initdb", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C"];
+        Self::start_from(&[made_by.as_slice(), &["--no-sync"]].concat())
+    }
+
+    /// A hot standby of another server, which follows it.
+    pub fn standby_of(primary: &Self) -> Self {
+        let port = primary.port.to_string();
+        let made_by = ["pg_basebackup", "-R", "-X", "stream", "-c", "fast", "--no-sync"];
+        let from = ["-h", "127.0.0.1", "-U", "postgres", "-p", &port];
+        Self::start_from(&[made_by.as_slice(), &from].concat())
+    }
+
+    /// A server on the data directory that a program makes.
+    fn start_from(made_by: &[&str]) -> Self {
         let bin = bin();
         let dir = tempfile::Builder::new().prefix("vecmill-postgres").tempdir().unwrap().keep();
         let wrapper = wrapper(&dir);
         let data = dir.join("data");
         let (data, dir_name) = (data.to_str().unwrap(), dir.to_str().unwrap());
 
-        let initdb = bin.join("initdb");
-        let words = [
-            wrapper.as_slice(),
-            &[initdb.to_str().unwrap(), "-D", data, "-U", "postgres", "-A", "trust"],
-            &["-E", "UTF8", "--locale=C", "--no-sync"],
-        ]
-        .concat();
+        let maker = bin.join(made_by[0]);
+        let words =
+            [wrapper.as_slice(), &[maker.to_str().unwrap()], &made_by[1..], &["-D", data]].concat();
         let made = Command::new(words[0]).args(&words[1..]).current_dir(&dir).output().unwrap();
-        assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
+        assert!(made.status.success(), "{made_by:?}: {}", String::from_utf8_lossy(&made.stderr));
 
         let (port, postgres) = (free_port(), bin.join("postgres"));
         let port_option = port.to_string();
@@ -77,6 +87,20 @@ impl TestPostgres {
     pub async fn start_again(&mut self) {
         self.process.start_again();
         self.connect_when_ready("postgres").await.close().await.unwrap();
+    }
+
+    /// Runs a statement in a database, by a DSN, or else in the one that every server has.
+    pub async fn sql(&self, dsn: Option<&str>, sql: &str) {
+        let dsn = dsn.map_or_else(|| self.dsn("postgres"), str::to_owned);
+        let mut connection = None;
+        wait_until(READY_WITHIN, async || {
+            connection = connect(&dsn, 1).await.ok();
+            connection.is_some()
+        })
+        .await;
+        let connection = connection.unwrap();
+        connection.execute_unprepared(sql).await.unwrap();
+        connection.close().await.unwrap();
     }
 
     /// The TCP port.
@@ -113,9 +137,9 @@ fn bin() -> PathBuf {
     bin
 }
 
-/// As root: gives the directory to another user, and answers the command that runs another as
+/// As root: gives the directory and its files to another user, and answers the command that runs another as
 /// that user.
-fn wrapper(dir: &Path) -> Vec<&'static str> {
+pub(super) fn wrapper(dir: &Path) -> Vec<&'static str> {
     let am_root = std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
     if !am_root {
         return Vec::new();
@@ -123,5 +147,8 @@ fn wrapper(dir: &Path) -> Vec<&'static str> {
     let id = Command::new("id").args(["-u", UNPRIVILEGED]).output().unwrap();
     let uid = String::from_utf8_lossy(&id.stdout).trim().parse().unwrap();
     chown(dir, Some(uid), None).unwrap();
+    for file in std::fs::read_dir(dir).unwrap() {
+        chown(file.unwrap().path(), Some(uid), None).unwrap();
+    }
     vec!["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
 }

@@ -25,7 +25,7 @@ async fn a_postgres_that_comes_back_is_used_again() {
         .unwrap();
 
     server.stop();
-    assert!(store.ping().await.unwrap_err().is_unavailable());
+    assert!(store.check_writable().await.unwrap_err().is_unavailable());
     assert!(store.status_counts(&TenantScope::All).await.unwrap_err().is_unavailable());
     let error = store
         .insert_nodes(std::slice::from_ref(&node), NodeStatus::Queued, OnRefusal::KeepOthers)
@@ -34,7 +34,7 @@ async fn a_postgres_that_comes_back_is_used_again() {
     assert!(Store::connect(&dsn, DIMENSION).await.unwrap_err().is_unavailable());
 
     server.start_again().await;
-    wait_until(Duration::from_secs(20), async || store.ping().await.is_ok()).await;
+    wait_until(Duration::from_secs(20), async || store.check_writable().await.is_ok()).await;
     assert_eq!(store.status_counts(&TenantScope::All).await.unwrap().queued, 1);
 }
 

@@ -1,0 +1,54 @@
+//! Whether a write would succeed now.
+
+use sea_orm::{ConnectionTrait, DbErr, RuntimeErr};
+
+use super::{Store, StoreError, database::Database, postgres::Postgres};
+
+/// What the role needs on the table.
+const PRIVILEGES: [&str; 4] = ["SELECT", "INSERT", "UPDATE", "DELETE"];
+
+impl Store {
+    /// Whether the database answers, and would take what we write: it is no standby and not
+    /// read-only, the table is there, and the role has its rights on it.
+    ///
+    /// # Errors
+    /// Why not; [`StoreError::for_operators`] says it in one line.
+    pub async fn check_writable(&self) -> Result<(), StoreError> {
+        match &self.writer {
+            Database::Postgres(postgres) => check_postgres(postgres).await,
+            Database::Sqlite(_) => self.check_sqlite().await,
+        }
+    }
+
+    /// Takes the lock that a writer takes. In front of a file that was made read-only, and on a
+    /// disk that fails, that is refused.
+    async fn check_sqlite(&self) -> Result<(), StoreError> {
+        let transaction = self.begin_write().await?;
+        transaction.execute_unprepared("SELECT 1 FROM nodes LIMIT 1").await?;
+        Ok(transaction.rollback().await?)
+    }
+}
+
+async fn check_postgres(postgres: &Postgres) -> Result<(), StoreError> {
+    let rights = PRIVILEGES.map(|right| {
+        format!("has_table_privilege(to_regclass('nodes'), '{right}') AS \"{right}\"")
+    });
+    let sql = format!("SELECT to_regclass('nodes') IS NOT NULL AS is_there, {}", rights.join(", "));
+    let row = postgres.ask(&sql).await?;
+    let row = row.ok_or_else(|| DbErr::RecordNotFound("the state of the database".to_owned()))?;
+    if !row.try_get::<bool>("", "is_there")? {
+        return Err(not_writable("the table nodes is missing: run `vecmill migrate`"));
+    }
+    for right in PRIVILEGES {
+        if row.try_get::<Option<bool>>("", right)? != Some(true) {
+            return Err(not_writable(&format!(
+                "the role lacks the right {right} on table nodes: GRANT it"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn not_writable(why: &str) -> StoreError {
+    StoreError::Unavailable(DbErr::Conn(RuntimeErr::Internal(why.to_owned())))
+}
