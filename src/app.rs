@@ -18,7 +18,10 @@ use crate::{
     http,
     inference::{self, Model},
     queue::{Limits, PrivateRedis, Queue},
-    runtime::{Context, InlineEmbedder, Mode, RestartIntensity, Runtime, Workers, WorkersReady},
+    runtime::{
+        Context, EmbedInfo, InlineEmbedder, LoadedInfo, Mode, RestartIntensity, Runtime, Workers,
+        WorkersReady,
+    },
     shutdown::Signals,
     store::Store,
     telemetry::metrics,
@@ -81,7 +84,10 @@ impl App {
         // The address first: of all that can fail it is the quickest to say so.
         let listener = match role {
             Role::Worker => None,
-            Role::Serve | Role::Api => Some(bind(config.http.bind)?),
+            Role::Serve | Role::Api => {
+                config.http.refuse_exposure()?;
+                Some(bind(config.http.bind)?)
+            }
         };
         std::fs::create_dir_all(&config.data_dir)
             .with_context(|| format!("cannot create {}", config.data_dir.display()))?;
@@ -100,7 +106,8 @@ impl App {
             queue: None,
             private_redis: None,
         };
-        match app.start_upper(role, store, model, intensity, listener).await {
+        let embed_info = embed_info(&app.config.model, model.as_ref(), dimension);
+        match app.start_upper(role, store, model, intensity, listener, embed_info).await {
             Ok(()) => Ok(app),
             Err(error) => {
                 app.stop().await;
@@ -116,6 +123,7 @@ impl App {
         model: Option<Model>,
         intensity: RestartIntensity,
         listener: Option<TcpListener>,
+        embed_info: EmbedInfo,
     ) -> anyhow::Result<()> {
         let worker = &self.config.worker;
         let retry_after = self.config.retry_after();
@@ -159,7 +167,7 @@ impl App {
             Mode::Inline(Box::new(InlineEmbedder::start(model, worker, fatal)?))
         };
         if let Some(listener) = listener {
-            let runtime = Runtime::new(store, mode, retry_after);
+            let runtime = Runtime::new(store, mode, retry_after, embed_info);
             self.http = Some(HttpServer::start(listener, runtime, &self.config)?);
         }
         Ok(())
@@ -229,9 +237,13 @@ impl HttpServer {
         let limits = http::HttpConfig {
             body_limit: config.http.body_limit,
             batch_max: config.http.batch_max,
+            activekg: config.http.activekg,
         };
         let (stop, stopped) = oneshot::channel::<()>();
-        let endpoint = http::routes(runtime, limits);
+        let names = config.http.allowed_hosts.clone();
+        let is_guarded = config.http.is_local() || !names.is_empty();
+        let hosts = is_guarded.then(|| http::Hosts::new(address.ip(), names));
+        let endpoint = http::routes(runtime, limits, hosts);
         let grace = config.shutdown_grace;
         // The sender goes with the task, however that ends.
         let (alive, ended) = watch::channel(());
@@ -316,6 +328,23 @@ pub fn model_config(settings: &ModelSettings) -> inference::ModelConfig {
         },
         models_dir: settings.models_dir.clone(),
         hub: inference::HubConfig::from_env(),
+    }
+}
+
+/// What `GET /debug/embed_info` tells.
+fn embed_info(settings: &ModelSettings, model: Option<&Model>, dimension: usize) -> EmbedInfo {
+    EmbedInfo {
+        backend: if settings.hash_backend { "hash" } else { "candle" },
+        model: settings.model.clone(),
+        dimension,
+        device: settings.device.clone(),
+        loaded: model.map(|model| LoadedInfo {
+            revision: model.revision.clone(),
+            max_tokens: model.max_tokens,
+            dtype: model.computation.dtype,
+            kernel: model.computation.kernel.name(),
+            threads: model.computation.threads,
+        }),
     }
 }
 

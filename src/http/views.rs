@@ -1,17 +1,17 @@
 //! What reads answer, as the OpenAPI document shows it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use chrono::{DateTime, Utc};
 use poem_openapi::Object;
-use serde_json::Value;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::types::{JsonObject, Status};
 use crate::{
     domain::TenantScope,
-    runtime::{EmbeddingStatus, Requeued},
-    store::{NodeDetail, NodeSummary},
+    runtime::{EmbedInfo, EmbeddingStatus, Ended, Refreshed, Requeued, Seen},
+    store::{NodeDetail, NodeSummary, NodeVersion},
 };
 
 /// A page of nodes.
@@ -72,12 +72,12 @@ pub struct Node {
     /// Where its text lies when it is not in `props`.
     #[oai(nullable)]
     pub payload_ref: Option<String>,
-    /// As it was sent.
-    pub metadata: Option<Value>,
-    /// As it was sent.
-    pub refresh_policy: Option<Value>,
-    /// As it was sent.
-    pub triggers: Option<Value>,
+    /// As it was sent; an empty object when nothing was.
+    pub metadata: Value,
+    /// As it was sent; an empty object when nothing was.
+    pub refresh_policy: Value,
+    /// As it was sent; an empty array when nothing was.
+    pub triggers: Value,
     /// Counts changes of the node.
     pub version: i32,
     /// Whether a vector is stored.
@@ -120,9 +120,9 @@ impl From<NodeDetail> for Node {
             classes: node.summary.classes,
             props: JsonObject(node.props),
             payload_ref: node.payload_ref,
-            metadata: node.metadata,
-            refresh_policy: node.refresh_policy,
-            triggers: node.triggers,
+            metadata: or_empty(node.metadata, json!({})),
+            refresh_policy: or_empty(node.refresh_policy, json!({})),
+            triggers: or_empty(node.triggers, json!([])),
             version: node.version,
             has_embedding: node.summary.has_embedding,
             embedding_status: node.summary.status.into(),
@@ -139,14 +139,19 @@ impl From<NodeDetail> for Node {
     }
 }
 
-/// A node that will be embedded again.
+/// An older database may hold null where nothing was sent.
+fn or_empty(value: Option<Value>, empty: Value) -> Value {
+    value.filter(|value| !value.is_null()).unwrap_or(empty)
+}
+
+/// A node that is embedded again.
 #[derive(Debug, Clone, Object)]
 pub struct RefreshAnswer {
     /// Its id.
     pub id: Uuid,
-    /// `queued`.
+    /// `queued`; without a queue the status after embedding.
     pub status: Status,
-    /// The job that will embed it.
+    /// The job that will embed it; null without a queue.
     #[oai(nullable)]
     pub job_id: Option<String>,
 }
@@ -225,13 +230,156 @@ pub struct RequeueAnswer {
     pub backfilled: u64,
     /// Nodes that matched.
     pub requested: u64,
-    /// Nodes for which a job was enqueued; the others have a live job, or met a limit.
+    /// Nodes for which a job was enqueued; the others have a live job, or met a limit. Without a
+    /// queue, nodes that were embedded.
     pub enqueued: u64,
+    /// How that ended; there without a queue only.
+    #[oai(skip_serializing_if_is_none)]
+    pub ended: Option<EndedCounts>,
 }
 
 impl From<Requeued> for RequeueAnswer {
     fn from(done: Requeued) -> Self {
-        Self { backfilled: done.backfilled, requested: done.requested, enqueued: done.enqueued }
+        let Requeued { backfilled, requested, enqueued, ended } = done;
+        Self { backfilled, requested, enqueued, ended: ended.map(Into::into) }
+    }
+}
+
+/// How nodes ended that were embedded before the answer.
+#[derive(Debug, Clone, Object)]
+pub struct EndedCounts {
+    /// Nodes with a vector.
+    pub ready: u64,
+    /// Nodes whose text the model refused.
+    pub failed: u64,
+    /// Nodes without a text.
+    pub skipped: u64,
+}
+
+impl From<Ended> for EndedCounts {
+    fn from(Ended { ready, failed, skipped }: Ended) -> Self {
+        Self { ready, failed, skipped }
+    }
+}
+
+/// What a refresh of many nodes did.
+#[derive(Debug, Clone, Object)]
+pub struct RefreshManyAnswer {
+    /// `queued`, or `completed` without a queue.
+    pub status: String,
+    /// `specific_nodes` or `all_due_nodes`.
+    pub mode: String,
+    /// Nodes named, or due; 2000 of these at most, or `NODE_BATCH_MAX` without a queue.
+    pub requested: u64,
+    /// Nodes for which a job was enqueued; the others are not there, have a live job, or met a limit.
+    pub enqueued: u64,
+    /// Nodes that have their vector already: without a queue only.
+    pub refreshed: u64,
+    /// How the nodes ended; there without a queue only.
+    #[oai(skip_serializing_if_is_none)]
+    pub ended: Option<EndedCounts>,
+}
+
+impl RefreshManyAnswer {
+    /// `named` is how many nodes were named; none if all that are due were meant.
+    pub fn new(named: Option<u64>, done: Refreshed) -> Self {
+        let Refreshed { requested, enqueued, ended } = done;
+        let status = if ended.is_some() { "completed" } else { "queued" };
+        let mode = if named.is_some() { "specific_nodes" } else { "all_due_nodes" };
+        Self {
+            status: status.to_owned(),
+            mode: mode.to_owned(),
+            requested: named.unwrap_or(requested),
+            enqueued,
+            refreshed: ended.map_or(0, |ended| ended.ready),
+            ended: ended.map(Into::into),
+        }
+    }
+}
+
+/// The former vectors of a node, as far as the database keeps them.
+#[derive(Debug, Clone, Object)]
+pub struct VersionsAnswer {
+    /// The node.
+    pub node_id: Uuid,
+    /// Newest first.
+    pub versions: Vec<VersionItem>,
+    /// How many are shown.
+    pub count: u64,
+}
+
+/// A former vector of a node.
+#[derive(Debug, Clone, Object)]
+pub struct VersionItem {
+    /// Its place, counted from the newest: 0.
+    pub version_index: u64,
+    /// 1 − cosine(vector before, this vector).
+    #[oai(nullable)]
+    pub drift_score: Option<f64>,
+    /// When it was stored.
+    #[oai(nullable)]
+    pub created_at: Option<DateTime<Utc>>,
+    /// Where its text lay when it was not in `props`.
+    #[oai(nullable)]
+    pub embedding_ref: Option<String>,
+}
+
+impl VersionsAnswer {
+    /// The answer for a node.
+    pub fn new(node_id: Uuid, versions: Vec<NodeVersion>) -> Self {
+        let item = |(version_index, version): (u64, NodeVersion)| VersionItem {
+            version_index,
+            drift_score: version.drift_score,
+            created_at: version.created_at,
+            embedding_ref: version.embedding_ref,
+        };
+        let versions: Vec<VersionItem> = (0..).zip(versions).map(item).collect();
+        Self { node_id, count: versions.len() as u64, versions }
+    }
+}
+
+/// How vectors are made. What only a loaded model tells is null where this process has none.
+#[derive(Debug, Clone, Object)]
+pub struct EmbedInfoAnswer {
+    /// `candle` or `hash`.
+    pub embedding_backend: String,
+    /// As it is configured.
+    pub embedding_model: String,
+    /// Components of each vector.
+    pub dimension: u64,
+    /// As it is configured.
+    pub device: String,
+    /// Identifies the vectors, together with the model's name.
+    #[oai(nullable)]
+    pub model_revision: Option<String>,
+    /// Texts are cut to this many tokens.
+    #[oai(nullable)]
+    pub max_tokens: Option<u64>,
+    /// The type of the operands of matrix products.
+    #[oai(nullable)]
+    pub dtype: Option<String>,
+    /// The code that computes.
+    #[oai(nullable)]
+    pub kernel: Option<String>,
+    /// Threads that compute.
+    #[oai(nullable)]
+    pub threads: Option<u64>,
+}
+
+impl From<EmbedInfo> for EmbedInfoAnswer {
+    fn from(info: EmbedInfo) -> Self {
+        let loaded = info.loaded.as_ref();
+        Self {
+            embedding_backend: info.backend.to_owned(),
+            embedding_model: info.model,
+            dimension: info.dimension as u64,
+            device: info.device,
+            model_revision: loaded.map(|model| model.revision.clone()),
+            max_tokens: loaded.map(|model| model.max_tokens as u64),
+            dtype: loaded.map(|model| model.dtype.to_owned()),
+            kernel: loaded.map(|model| model.kernel.to_owned()),
+            threads: loaded.map(|model| model.threads as u64),
+        }
     }
 }
 
@@ -240,6 +388,42 @@ impl From<Requeued> for RequeueAnswer {
 pub struct HealthAnswer {
     /// `ok`.
     pub status: String,
+    /// The time of this answer.
+    pub timestamp: DateTime<Utc>,
+    /// The version of the program.
+    pub version: String,
+    /// How long it has been there.
+    pub uptime_seconds: f64,
+    /// Its parts, each as it was when `/readyz` was last asked for.
+    pub components: BTreeMap<String, Component>,
+}
+
+/// A part of the process.
+#[derive(Debug, Clone, Object)]
+pub struct Component {
+    /// `ok`, `unavailable` or `unknown`.
+    pub status: String,
+}
+
+impl HealthAnswer {
+    /// The answer of a process that is `uptime` old.
+    pub fn new(uptime: Duration, parts: Vec<(&'static str, Seen)>) -> Self {
+        let component = |(name, seen): (&str, Seen)| {
+            let status = match seen {
+                Seen::Ok => "ok",
+                Seen::Unavailable => "unavailable",
+                Seen::Unknown => "unknown",
+            };
+            (name.to_owned(), Component { status: status.to_owned() })
+        };
+        Self {
+            status: "ok".to_owned(),
+            timestamp: Utc::now(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_seconds: uptime.as_secs_f64(),
+            components: parts.into_iter().map(component).collect(),
+        }
+    }
 }
 
 /// Every part that work needs is there.

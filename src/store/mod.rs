@@ -6,16 +6,21 @@
 mod cache;
 mod connect;
 mod dialect;
+mod due;
 mod edit;
 mod error;
+mod lookup;
 mod migrate;
 mod nodes;
 mod patience;
+mod reembed;
 mod repair;
 mod results;
 mod types;
 mod work;
 
+pub use due::PolicyRow;
+pub use lookup::NodeVersion;
 pub use types::*;
 
 use sea_orm::{DatabaseConnection, DatabaseTransaction, SqliteTransactionMode, TransactionOptions};
