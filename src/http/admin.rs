@@ -10,8 +10,8 @@ use super::{
     limits::{HttpConfig, REQUEUE_MAX},
     orders::{RefreshOrder, RequeueOrder},
     params::Query,
+    reports::{RefreshManyAnswer, RequeueAnswer, StatusAnswer},
     server::Tag,
-    views::{RefreshManyAnswer, RequeueAnswer, StatusAnswer},
 };
 use crate::{
     domain::{TenantId, TenantScope},

@@ -3,7 +3,7 @@
 use poem::web::Data;
 use poem_openapi::{ApiResponse, OpenApi, payload::Json};
 
-use super::{server::Tag, views::EmbedInfoAnswer};
+use super::{reports::EmbedInfoAnswer, server::Tag};
 use crate::runtime::Runtime;
 
 /// The calls.

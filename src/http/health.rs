@@ -8,8 +8,8 @@ use poem_openapi::{
 
 use super::{
     errors::{Fails, Failure, Problem},
+    reports::{HealthAnswer, ReadyAnswer},
     server::Tag,
-    views::{HealthAnswer, ReadyAnswer},
 };
 use crate::runtime::Runtime;
 

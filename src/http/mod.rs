@@ -15,6 +15,7 @@ mod names;
 mod nodes;
 mod orders;
 mod params;
+mod reports;
 mod requests;
 mod schema;
 mod server;
