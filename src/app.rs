@@ -11,7 +11,8 @@ use crate::{
     inference::{self, Model},
     queue::{Limits, PrivateRedis, Queue, QueueError},
     runtime::{
-        Context, InlineEmbedder, Mode, RestartIntensity, Runtime, Sight, Workers, WorkersReady,
+        Context, EmbedInfo, InlineEmbedder, LoadedInfo, Mode, RestartIntensity, Runtime, Sight,
+        Workers, WorkersReady,
     },
     shutdown::Signals,
     store::{Store, StoreError},
@@ -122,7 +123,8 @@ impl App {
         let store = open_store(config, dimension, progress).await?;
         let queue = self.open_queue(progress).await?;
         progress.awaits("the workers");
-        self.start_upper(role, store, queue, model, intensity).await
+        let embed_info = embed_info(&self.config.model, model.as_ref(), dimension);
+        self.start_upper(role, store, queue, model, intensity, embed_info).await
     }
 
     /// The queue, if this process has one.
@@ -157,6 +159,7 @@ impl App {
         queue: Option<Arc<Queue>>,
         model: Option<Model>,
         intensity: RestartIntensity,
+        embed_info: EmbedInfo,
     ) -> anyhow::Result<()> {
         let worker = &self.config.worker;
         let retry_after = self.config.retry_after();
@@ -188,7 +191,7 @@ impl App {
             Mode::Inline(Box::new(InlineEmbedder::start(model, worker, fatal)?))
         };
         if let Some(http) = &self.http {
-            http.open(Runtime::new(store, mode, retry_after), &self.config);
+            http.open(Runtime::new(store, mode, retry_after, embed_info), &self.config);
         }
         Ok(())
     }
@@ -341,6 +344,23 @@ pub fn model_config(settings: &ModelSettings) -> inference::ModelConfig {
         },
         models_dir: settings.models_dir.clone(),
         hub: inference::HubConfig::from_env(),
+    }
+}
+
+/// What `GET /debug/embed_info` tells.
+fn embed_info(settings: &ModelSettings, model: Option<&Model>, dimension: usize) -> EmbedInfo {
+    EmbedInfo {
+        backend: if settings.hash_backend { "hash" } else { "candle" },
+        model: settings.model.clone(),
+        dimension,
+        device: settings.device.clone(),
+        loaded: model.map(|model| LoadedInfo {
+            revision: model.revision.clone(),
+            max_tokens: model.max_tokens,
+            dtype: model.computation.dtype,
+            kernel: model.computation.kernel.name(),
+            threads: model.computation.threads,
+        }),
     }
 }
 

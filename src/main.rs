@@ -3,18 +3,18 @@
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::Parser;
 use serde_json::json;
+use tracing::warn;
 use vecmill::{
     app::{self, App, Progress, Role},
     cli::{self, Cli, Command, Output},
-    config::{Config, Settings},
+    config::{self, Config, Settings},
     inference, shutdown, telemetry,
 };
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::read();
     telemetry::init();
     match run(cli).await {
         Ok(code) => code,
@@ -45,6 +45,10 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 
 async fn run_role(role: Role, settings: &Settings) -> anyhow::Result<ExitCode> {
     let signals = shutdown::listen().context("cannot listen for signals")?;
+    let not_honoured = config::not_honoured(std::env::vars_os());
+    if !not_honoured.is_empty() {
+        warn!("these variables of ActiveKG change nothing here: {}", not_honoured.join(", "));
+    }
     app::run_until_stopped(signals, App::start(role, settings.check()?)).await
 }
 

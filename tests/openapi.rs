@@ -26,10 +26,14 @@ fn every_call_of_the_contract_is_documented_with_its_failures() {
         ("get", "/nodes", "200 422 500 503"),
         ("get", "/nodes/{id}", "200 404 422 500 503"),
         ("patch", "/nodes/{id}", "200 202 400 404 408 413 415 422 429 500 503"),
-        ("delete", "/nodes/{id}", "204 404 422 500 503"),
-        ("post", "/nodes/{id}/refresh", "202 404 409 422 429 500 503"),
+        ("delete", "/nodes/{id}", "204 400 404 408 413 415 422 500 503"),
+        ("post", "/nodes/{id}/refresh", "200 202 400 404 408 413 415 422 429 500 503"),
+        ("get", "/nodes/by-external-id", "200 404 422 500 503"),
+        ("get", "/nodes/{id}/versions", "200 404 422 500 503"),
+        ("post", "/admin/refresh", "200 400 408 413 415 422 429 500 503"),
         ("get", "/admin/embedding/status", "200 422 500 503"),
-        ("post", "/admin/embedding/requeue", "200 400 408 409 413 415 422 429 500 503"),
+        ("post", "/admin/embedding/requeue", "200 400 408 413 415 422 429 500 503"),
+        ("get", "/debug/embed_info", "200"),
         ("get", "/health", "200"),
         ("get", "/readyz", "200 503"),
         ("get", "/metrics", "200"),
@@ -56,4 +60,22 @@ fn every_call_of_the_contract_is_documented_with_its_failures() {
         .map(|path| path.as_object().unwrap().len())
         .sum();
     assert_eq!(documented, ids.len(), "a call is documented that this test does not know");
+}
+
+#[test]
+fn what_a_request_may_hold_is_closed_and_what_an_answer_holds_is_not() {
+    let document: Value = serde_json::from_str(&vecmill::http::openapi_document()).unwrap();
+    let schemas = &document["components"]["schemas"];
+    for request in ["NewNode", "NewNodes", "NodePatch", "Requeue", "Refresh"] {
+        assert_eq!(schemas[request]["additionalProperties"], false, "{request}");
+    }
+    for answer in ["Node", "NodePage", "RequeueAnswer", "HealthAnswer", "Error"] {
+        assert!(schemas[answer]["properties"].is_object(), "{answer}");
+        assert!(schemas[answer]["additionalProperties"].is_null(), "{answer}");
+    }
+    // What is taken as the nearest number has no bounds.
+    let parameters = document["paths"]["/nodes"]["get"]["parameters"].as_array().unwrap();
+    let limit = parameters.iter().find(|parameter| parameter["name"] == "limit").unwrap();
+    assert_eq!(limit["schema"]["default"], 100);
+    assert!(limit["schema"]["maximum"].is_null() && limit["schema"]["minimum"].is_null());
 }

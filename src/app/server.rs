@@ -29,6 +29,7 @@ pub(super) struct HttpServer {
 impl HttpServer {
     /// Listens, and says what is `awaited` until the API is there.
     pub(super) fn start(config: &Config, awaited: watch::Receiver<String>) -> anyhow::Result<Self> {
+        config.http.refuse_exposure()?;
         let listener = bind(config.http.bind)?;
         let address = listener.local_addr()?;
         let routes = Routes::default();
@@ -53,8 +54,12 @@ impl HttpServer {
         let limits = http::HttpConfig {
             body_limit: config.http.body_limit,
             batch_max: config.http.batch_max,
+            activekg: config.http.activekg,
         };
-        self.routes.open(http::routes(runtime, limits));
+        let names = config.http.allowed_hosts.clone();
+        let is_guarded = config.http.is_local() || !names.is_empty();
+        let hosts = is_guarded.then(|| http::Hosts::new(self.address.ip(), names));
+        self.routes.open(http::routes(runtime, limits, hosts));
     }
 
     /// Takes no more requests, and returns when those in progress have ended.

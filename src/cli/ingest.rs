@@ -36,7 +36,7 @@ pub struct IngestArgs {
     /// Nodes in one request; not more than the server's NODE_BATCH_MAX.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
     batch: u32,
-    /// The tenant of nodes that name none.
+    /// The tenant of all nodes, whatever they say; otherwise each node says its own.
     #[arg(long)]
     tenant: Option<String>,
     /// Wait until no node is queued or processing.

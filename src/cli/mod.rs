@@ -14,7 +14,10 @@ pub mod status;
 
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{
+    Args, CommandFactory, FromArgMatches, Parser, Subcommand,
+    error::ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion},
+};
 
 pub use output::Output;
 
@@ -68,6 +71,34 @@ pub enum Command {
     Bench(Box<bench::BenchArgs>),
 }
 
+impl Cli {
+    /// Reads the command line and the environment. A variable that is set to nothing, as
+    /// `${NAME:-}` of a compose file leaves it, counts as unset. Ends the process when the command
+    /// line is wrong, or asks for help.
+    pub fn read() -> Self {
+        // Help names every variable, also one that is set to nothing.
+        if let Err(asked) = Self::command().try_get_matches()
+            && let DisplayHelp | DisplayHelpOnMissingArgumentOrSubcommand | DisplayVersion =
+                asked.kind()
+        {
+            asked.exit();
+        }
+        let matches = without_empty_variables(Self::command()).get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+}
+
+/// The command and its subcommands, without the variables that are set to nothing.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty = |name: &std::ffi::OsStr| std::env::var_os(name).is_some_and(|v| v.is_empty());
+    command
+        .mut_args(|arg| match arg.get_env().is_some_and(is_empty) {
+            true => arg.env(None::<&str>),
+            false => arg,
+        })
+        .mut_subcommands(without_empty_variables)
+}
+
 /// Where the server is.
 #[derive(Debug, Clone, Args)]
 pub struct ServerArgs {
@@ -85,8 +116,6 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-
-    use clap::CommandFactory;
 
     use super::*;
 

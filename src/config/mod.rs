@@ -1,11 +1,15 @@
 //! Configuration: environment variables and flags, checked once at the start.
 
+mod foreign;
+mod http;
 mod model;
 mod parse;
 mod settings;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+pub use foreign::not_honoured;
+pub use http::HttpOptions;
 pub use model::{ModelOptions, ModelSettings};
 pub use parse::ConfigError;
 pub use settings::Settings;
@@ -65,6 +69,12 @@ pub struct QueueConfig {
 pub struct HttpConfig {
     /// Where it listens.
     pub bind: SocketAddr,
+    /// Names, in lower case, by which it may be called besides its address and localhost.
+    pub allowed_hosts: Vec<String>,
+    /// Whether others may reach it although there is no authentication.
+    pub insecure: bool,
+    /// Whether it answers as clients of ActiveKG expect.
+    pub activekg: bool,
     /// Bytes of a request body at most.
     pub body_limit: usize,
     /// Nodes in one batch request at most.

@@ -1,6 +1,11 @@
 //! One parser a kind of value; each error says what is allowed.
 
-use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    ops::RangeInclusive,
+    path::PathBuf,
+    time::Duration,
+};
 
 /// A value that is not allowed: one line that names the variable, the value and what is.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -86,6 +91,30 @@ pub(super) fn address(variable: &str, value: &str) -> Result<SocketAddr, ConfigE
     value.parse().map_err(|_| {
         ConfigError::new(variable, value, "use an IP address and a port, such as 127.0.0.1:8000")
     })
+}
+
+/// The address of an interface; `localhost` is the loopback one.
+pub(super) fn ip(variable: &str, value: &str) -> Result<IpAddr, ConfigError> {
+    if value == "localhost" {
+        return Ok(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    }
+    value.parse().map_err(|_| {
+        ConfigError::new(variable, value, "use an IP address, such as 127.0.0.1 or 0.0.0.0")
+    })
+}
+
+/// Names of hosts, separated by commas, in lower case.
+pub(super) fn host_names(variable: &str, value: &str) -> Result<Vec<String>, ConfigError> {
+    let names = value.split(',').map(str::trim).filter(|name| !name.is_empty());
+    names
+        .map(|name| {
+            let is_name = name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+                || name.parse::<IpAddr>().is_ok();
+            let allowed = "use names of hosts without a port, separated by commas";
+            let error = || ConfigError::new(variable, value, allowed);
+            is_name.then(|| name.to_ascii_lowercase()).ok_or_else(error)
+        })
+        .collect()
 }
 
 /// Whether the backend is `hash`.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    Config, ConfigError, HttpConfig, ModelOptions, QueueConfig, WorkerConfig,
+    Config, ConfigError, HttpOptions, ModelOptions, QueueConfig, WorkerConfig,
     parse::{self, check},
 };
 use crate::domain::RetryPolicy;
@@ -29,12 +29,8 @@ pub struct Settings {
     /// Directory of the SQLite file and the private Redis
     #[arg(long, env = "VECMILL_DATA_DIR", default_value = "./data", value_name = "DIR")]
     vecmill_data_dir: String,
-    /// HTTP address
-    #[arg(long, env = "VECMILL_BIND", default_value = "127.0.0.1:8000", value_name = "ADDR")]
-    vecmill_bind: String,
-    /// Bytes of a request body at most
-    #[arg(long, env = "VECMILL_BODY_LIMIT", default_value = "8388608", value_name = "BYTES")]
-    vecmill_body_limit: String,
+    #[command(flatten)]
+    http: HttpOptions,
     /// Seconds within which a shutdown finishes work in hand or hands it back
     #[arg(long, env = "VECMILL_SHUTDOWN_GRACE", default_value = "30", value_name = "SECONDS")]
     vecmill_shutdown_grace: String,
@@ -50,9 +46,6 @@ pub struct Settings {
     /// Jobs of one tenant that a worker process has in hand at once; 0: no limit
     #[arg(long, env = "EMBEDDING_TENANT_MAX_INFLIGHT", default_value = "0", value_name = "JOBS")]
     embedding_tenant_max_inflight: String,
-    /// Nodes in one /nodes/batch request
-    #[arg(long, env = "NODE_BATCH_MAX", default_value = "200", value_name = "NODES")]
-    node_batch_max: String,
     /// Dead letters kept
     #[arg(long, env = "EMBEDDING_DLQ_MAX", default_value = "10000", value_name = "JOBS")]
     embedding_dlq_max: String,
@@ -168,11 +161,7 @@ impl Settings {
             dsn_variable,
             start_patience: check!(self.vecmill_start_patience, seconds, 0.0..=86_400.0),
             queue: self.queue()?,
-            http: HttpConfig {
-                bind: check!(self.vecmill_bind, address),
-                body_limit: check!(self.vecmill_body_limit, integer, 1024..=1 << 30) as usize,
-                batch_max: check!(self.node_batch_max, integer, 1..=10_000) as usize,
-            },
+            http: self.http.check()?,
             model: self.model.check()?,
             worker: WorkerConfig {
                 poll_interval: check!(self.embedding_worker_poll_interval, seconds, 0.01..=60.0),

@@ -2,6 +2,7 @@
 //! and batch planning.
 
 pub mod batch;
+pub mod due;
 pub mod job;
 pub mod node;
 pub mod patch;

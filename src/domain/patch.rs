@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 pub struct NodePatch {
     /// Merged into the properties.
     pub props: Option<Map<String, Value>>,
-    /// Merged into the metadata; `null` removes it.
+    /// Merged into the metadata; `null` makes it an empty object.
     pub metadata: Option<Value>,
     /// Where the text lies from now on; an empty string: nowhere but in the properties.
     pub payload_ref: Option<String>,
@@ -33,7 +33,11 @@ impl NodePatch {
         if let Some(metadata) = &self.metadata {
             let mut merged = fields.metadata.take().unwrap_or(Value::Null);
             merge(&mut merged, metadata);
-            fields.metadata = Some(merged).filter(|metadata| !metadata.is_null());
+            // The column of an older database holds no null.
+            fields.metadata = Some(match merged {
+                Value::Null => Value::Object(Map::new()),
+                merged => merged,
+            });
         }
         if let Some(place) = &self.payload_ref {
             fields.payload_ref = Some(place.clone()).filter(|place| !place.is_empty());
@@ -149,7 +153,7 @@ mod tests {
             metadata: Some(Value::Null),
             payload_ref: Some(String::new()),
         };
-        let bare = Editable { metadata: None, payload_ref: None, ..fields.clone() };
+        let bare = Editable { metadata: Some(json!({})), payload_ref: None, ..fields.clone() };
         assert_eq!(removing.apply(fields), bare);
         let nested =
             NodePatch { metadata: Some(json!({"a": {"b": null}})), ..NodePatch::default() };

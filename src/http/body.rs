@@ -1,18 +1,25 @@
-//! Reads a JSON body: within the size limit, with or without a `Content-Length`, and telling
-//! malformed (400) from invalid (422).
+//! Reads a JSON body: within the size limit, with or without a `Content-Length`, as it is or by
+//! gzip, and telling malformed (400) from invalid (422).
 
-use poem::{Body, Request, RequestBody, Result, http::StatusCode, http::header::CONTENT_LENGTH};
+use std::pin::Pin;
+
+use async_compression::tokio::bufread::GzipDecoder;
+use poem::{
+    Body, Request, RequestBody, Result,
+    http::StatusCode,
+    http::header::{CONTENT_ENCODING, CONTENT_LENGTH},
+};
 use poem_openapi::{
     ApiExtractor, ApiExtractorType, ExtractParamOptions,
     registry::{MetaMediaType, MetaRequest, Registry},
     types::Type,
 };
 use serde_json::Value;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt, BufReader};
 
 use super::{
     errors::Problem,
-    fields::Invalid,
+    fields::{Fields, Invalid},
     limits::{BODY_TIMEOUT, HttpConfig},
 };
 
@@ -35,6 +42,12 @@ pub trait FromBody: Sized + Send {
 /// A JSON request body.
 pub struct JsonBody<T>(pub T);
 
+/// A JSON request body that may be left out, which means the same as `null`.
+pub struct OptionalJsonBody<T>(pub T);
+
+/// Where nothing is said in a body: there is none, or an empty JSON object.
+pub struct NoBody;
+
 impl<'a, T: FromBody> ApiExtractor<'a> for JsonBody<T> {
     const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
 
@@ -46,14 +59,7 @@ impl<'a, T: FromBody> ApiExtractor<'a> for JsonBody<T> {
     }
 
     fn request_meta() -> Option<MetaRequest> {
-        Some(MetaRequest {
-            description: None,
-            content: T::CONTENT_TYPES
-                .iter()
-                .map(|content_type| MetaMediaType { content_type, schema: T::Schema::schema_ref() })
-                .collect(),
-            required: true,
-        })
+        Some(meta_of::<T>(true))
     }
 
     async fn from_request(
@@ -61,45 +67,142 @@ impl<'a, T: FromBody> ApiExtractor<'a> for JsonBody<T> {
         body: &mut RequestBody,
         _options: ExtractParamOptions<()>,
     ) -> Result<Self> {
-        if !request.content_type().is_some_and(is_json) {
-            return Err(Problem::new(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "send the body as JSON, with the header Content-Type: application/json",
-            )
-            .into());
+        if request.content_type().is_none() {
+            return Err(not_json().into());
         }
-        let config = request.data::<HttpConfig>().copied().unwrap_or_default();
-        let announced = request
-            .header(CONTENT_LENGTH)
-            .and_then(|length| length.parse::<usize>().ok())
-            .unwrap_or(0);
-        let bytes = tokio::time::timeout(
-            BODY_TIMEOUT,
-            read_limited(body.take()?, announced, config.body_limit),
-        )
-        .await
-        .unwrap_or_else(|_| {
-            let seconds = BODY_TIMEOUT.as_secs();
-            Err(Problem::new(
-                StatusCode::REQUEST_TIMEOUT,
-                format!("the body did not arrive within {seconds} seconds; send it faster"),
-            ))
-        })?;
-        let value = parse(&bytes)?;
-        Ok(Self(T::from_body(value, &config).map_err(Problem::from)?))
+        let value = parse(&read(request, body).await?)?;
+        Ok(Self(T::from_body(value, &config_of(request)).map_err(Problem::from)?))
+    }
+}
+
+impl<'a, T: FromBody> ApiExtractor<'a> for OptionalJsonBody<T> {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
+
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(registry: &mut Registry) {
+        T::Schema::register(registry);
+    }
+
+    fn request_meta() -> Option<MetaRequest> {
+        Some(meta_of::<T>(false))
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        _options: ExtractParamOptions<()>,
+    ) -> Result<Self> {
+        let value = read_optional(request, body).await?;
+        Ok(Self(T::from_body(value, &config_of(request)).map_err(Problem::from)?))
+    }
+}
+
+impl<'a> ApiExtractor<'a> for NoBody {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
+
+    type ParamType = ();
+    type ParamRawType = ();
+
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        _options: ExtractParamOptions<()>,
+    ) -> Result<Self> {
+        let value = read_optional(request, body).await?;
+        if !value.is_null() {
+            Fields::of(value, "").and_then(|fields| fields.only(&[])).map_err(Problem::from)?;
+        }
+        Ok(Self)
+    }
+}
+
+fn meta_of<T: FromBody>(required: bool) -> MetaRequest {
+    let media_type = |content_type: &&'static str| MetaMediaType {
+        content_type,
+        schema: T::Schema::schema_ref(),
+    };
+    MetaRequest {
+        description: None,
+        content: T::CONTENT_TYPES.iter().map(media_type).collect(),
+        required,
+    }
+}
+
+fn config_of(request: &Request) -> HttpConfig {
+    request.data::<HttpConfig>().copied().unwrap_or_default()
+}
+
+/// The answer to a body that is not JSON by its own words, or does not say what it is.
+pub fn not_json() -> Problem {
+    Problem::new(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        "send the body as JSON, with the header Content-Type: application/json",
+    )
+}
+
+/// Reads a body that need not be there; `null` if it is not.
+async fn read_optional(request: &Request, body: &mut RequestBody) -> Result<Value> {
+    let bytes = read(request, body).await?;
+    Ok(match (bytes.is_empty(), request.content_type()) {
+        (true, _) => Value::Null,
+        (false, None) => return Err(not_json().into()),
+        (false, Some(_)) => parse(&bytes)?,
+    })
+}
+
+/// Reads a body to its end, decoded.
+async fn read(request: &Request, body: &mut RequestBody) -> Result<Vec<u8>> {
+    let limit = config_of(request).body_limit;
+    let is_gzip = is_gzip(request)?;
+    let announced =
+        request.header(CONTENT_LENGTH).and_then(|length| length.parse::<usize>().ok()).unwrap_or(0);
+    let body = body.take()?;
+    let bytes = tokio::time::timeout(BODY_TIMEOUT, read_limited(body, is_gzip, announced, limit));
+    Ok(bytes.await.unwrap_or_else(|_| {
+        let seconds = BODY_TIMEOUT.as_secs();
+        Err(Problem::new(
+            StatusCode::REQUEST_TIMEOUT,
+            format!("the body did not arrive within {seconds} seconds; send it faster"),
+        ))
+    })?)
+}
+
+/// # Errors
+/// 415: the body is encoded in another way.
+fn is_gzip(request: &Request) -> Result<bool, Problem> {
+    let encodings = request.headers().get_all(CONTENT_ENCODING).iter();
+    let encodings: Vec<&[u8]> = encodings.map(|encoding| encoding.as_bytes()).collect();
+    match encodings.as_slice() {
+        [] => Ok(false),
+        [one] if one.eq_ignore_ascii_case(b"identity") => Ok(false),
+        [one] if one.eq_ignore_ascii_case(b"gzip") || one.eq_ignore_ascii_case(b"x-gzip") => {
+            Ok(true)
+        }
+        _ => Err(Problem::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "this Content-Encoding is not understood; send the body as it is, or by gzip",
+        )),
     }
 }
 
 /// Whether a `Content-Type` says JSON: `application/json` or `application/<x>+json`.
-fn is_json(content_type: &str) -> bool {
+pub fn is_json(content_type: &str) -> bool {
     let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     essence
         .strip_prefix("application/")
         .is_some_and(|kind| kind == "json" || kind.ends_with("+json"))
 }
 
-/// Reads a body of at most `limit` bytes.
-async fn read_limited(body: Body, announced: usize, limit: usize) -> Result<Vec<u8>, Problem> {
+/// Reads a body of at most `limit` bytes, as they are when they are decoded: no more than that is
+/// kept, whatever an encoding stands for.
+async fn read_limited(
+    body: Body,
+    is_gzip: bool,
+    announced: usize,
+    limit: usize,
+) -> Result<Vec<u8>, Problem> {
     let too_large = || {
         Problem::new(
             StatusCode::PAYLOAD_TOO_LARGE,
@@ -110,13 +213,26 @@ async fn read_limited(body: Body, announced: usize, limit: usize) -> Result<Vec<
     if announced > discard_limit {
         return Err(too_large());
     }
-    let mut reader = body.into_async_read();
+    let body = body.into_async_read();
+    let mut reader: Pin<Box<dyn AsyncRead + Send>> = match is_gzip {
+        true => {
+            let mut decoder = GzipDecoder::new(BufReader::new(body));
+            // What follows the first part is not to be passed over in silence.
+            decoder.multiple_members(true);
+            Box::pin(decoder)
+        }
+        false => Box::pin(body),
+    };
     let mut kept = Vec::with_capacity(announced.min(limit));
     let mut chunk = vec![0; 16 * 1024];
     let mut total = 0_usize;
     loop {
         let read = reader.read(&mut chunk).await.map_err(|_| {
-            Problem::new(StatusCode::BAD_REQUEST, "the body ended before it was complete")
+            let detail = match is_gzip {
+                true => "the body is not gzip, or ended before it was complete",
+                false => "the body ended before it was complete",
+            };
+            Problem::new(StatusCode::BAD_REQUEST, detail)
         })?;
         if read == 0 {
             break;
@@ -127,12 +243,18 @@ async fn read_limited(body: Body, announced: usize, limit: usize) -> Result<Vec<
         } else if total > discard_limit {
             break;
         }
+        // Few bytes may stand for many, which are all there at once.
+        tokio::task::coop::consume_budget().await;
     }
     if total > limit { Err(too_large()) } else { Ok(kept) }
 }
 
+/// What some programs write before a text to say that it is UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// Parses the bytes of a body. The parser bounds the depth, so that no input overflows a stack.
 fn parse(bytes: &[u8]) -> Result<Value, Problem> {
+    let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
     serde_json::from_slice(bytes).map_err(|error| {
         Problem::new(StatusCode::BAD_REQUEST, format!("the body is not JSON: {error}"))
     })
@@ -179,7 +301,7 @@ mod tests {
     async fn the_limit_holds_without_a_content_length() {
         let read = |size: usize, announced| async move {
             let body = Body::from(vec![b' '; size]);
-            read_limited(body, announced, 100_000).await.map(|bytes| bytes.len())
+            read_limited(body, false, announced, 100_000).await.map(|bytes| bytes.len())
         };
         assert_eq!(read(100_000, 0).await, Ok(100_000));
         assert_eq!(read(100_001, 0).await.unwrap_err().status, 413);

@@ -97,7 +97,7 @@ impl From<RuntimeError> for Problem {
             RuntimeError::QueueFull { retry_after, .. }
             | RuntimeError::TenantFull { retry_after, .. } => Self::busy(detail, retry_after),
             RuntimeError::NotFound(_) => Self::new(StatusCode::NOT_FOUND, detail),
-            RuntimeError::NoQueue => Self::new(StatusCode::CONFLICT, detail),
+            RuntimeError::Ambiguous => Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail),
             RuntimeError::Store(StoreError::Unavailable(_))
             | RuntimeError::Queue(QueueError::Unavailable(_)) => {
                 tracing::warn!(error = chain(&error), "a request met an outage");
@@ -186,11 +186,9 @@ fn describe(status: u16) -> MetaResponse {
         400 => "The body is not JSON.",
         404 => "There is no such node, or the tenant named in the request does not own it.",
         408 => "The body did not arrive in time.",
-        409 => {
-            "Another node has what must be unique, or there is no queue: EMBEDDING_ASYNC is false."
-        }
+        409 => "Another node has what must be unique.",
         413 => "The body is too large.",
-        415 => "The Content-Type is not application/json.",
+        415 => "The Content-Type is not application/json, or the Content-Encoding not gzip.",
         422 => "The request is well-formed but invalid; the detail names the field.",
         429 => "The queue or the tenant is at its limit; nothing was created or changed.",
         503 => "A part that is needed is away; the detail names it.",

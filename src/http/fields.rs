@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
+use super::names;
 use crate::domain::{TenantId, tenant::TENANT_ID_MAX_CHARS};
 
 /// A field that is not as it must be. Displays as `nodes[3].classes: must be …`.
@@ -18,7 +19,8 @@ pub struct Invalid {
 impl Invalid {
     /// The field at `path` is not what `reason` says it must be.
     pub fn new(path: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self { field: path.into(), reason: reason.into() }
+        let field: String = path.into();
+        Self { field: names::shortened(&field).into_owned(), reason: reason.into() }
     }
 }
 
@@ -41,6 +43,14 @@ impl Fields {
         match value {
             Value::Object(values) => Ok(Self { path: path.to_owned(), values }),
             _ => Err(Invalid::new(path, "must be an object")),
+        }
+    }
+
+    /// Refuses fields that are not among `known`: they would be ignored, whatever they mean.
+    pub fn only(self, known: &[&str]) -> Result<Self, Invalid> {
+        match self.values.keys().find(|name| !known.contains(&name.as_str())) {
+            None => Ok(self),
+            Some(name) => Err(Invalid::new(self.path(name), names::unknown(name, known))),
         }
     }
 
@@ -82,15 +92,13 @@ impl Fields {
         }
     }
 
-    /// Takes an integer from `min` to `max`.
-    pub fn integer(&mut self, name: &str, min: u64, max: u64) -> Result<Option<u64>, Invalid> {
+    /// Takes an integer, the nearest one from `min` to `max`.
+    pub fn clamped(&mut self, name: &str, min: u64, max: u64) -> Result<Option<u64>, Invalid> {
         let Some(value) = self.any(name) else { return Ok(None) };
-        match value.as_u64().or_else(|| whole(value.as_f64()?)) {
-            Some(number) if (min..=max).contains(&number) => Ok(Some(number)),
-            _ => Err(Invalid::new(
-                self.path(name),
-                format!("must be an integer from {min} to {max}"),
-            )),
+        match value.as_f64().filter(|number| number.fract() == 0.0) {
+            // JSON knows one kind of number: `2.0` is the integer 2.
+            Some(number) => Ok(Some(number.clamp(min as f64, max as f64) as u64)),
+            None => Err(Invalid::new(self.path(name), "must be an integer")),
         }
     }
 
@@ -103,9 +111,11 @@ impl Fields {
         }
     }
 
-    /// Takes the name of a tenant.
+    /// Takes the name of a tenant; an empty one is none.
     pub fn tenant(&mut self, name: &str) -> Result<Option<TenantId>, Invalid> {
-        let Some(tenant) = self.string(name)? else { return Ok(None) };
+        let Some(tenant) = self.string(name)?.filter(|tenant| !tenant.is_empty()) else {
+            return Ok(None);
+        };
         read_tenant(&tenant).map(Some).map_err(|reason| Invalid::new(self.path(name), reason))
     }
 }
@@ -117,28 +127,28 @@ pub fn read_tenant(name: &str) -> Result<TenantId, String> {
     })
 }
 
-/// JSON knows one kind of number: `2.0` is the integer 2.
-fn whole(number: f64) -> Option<u64> {
-    (number.fract() == 0.0 && (0.0..=9e15).contains(&number)).then_some(number as u64)
-}
-
 /// Refuses U+0000 in any string or key: Postgres can store it in neither text nor jsonb.
 pub fn refuse_nul(value: &Value, path: &str) -> Result<(), Invalid> {
-    let nul = |at: &str| Err(Invalid::new(at, "must not contain the character U+0000"));
+    let Some(inner) = nul_in(value) else { return Ok(()) };
+    let inner = if path.is_empty() { inner.trim_start_matches('.') } else { &inner };
+    Err(Invalid::new(format!("{path}{inner}"), "must not contain the character U+0000"))
+}
+
+/// The path of the first U+0000 in a value, made on the way back from it only.
+fn nul_in(value: &Value) -> Option<String> {
     match value {
-        Value::String(text) if text.contains('\0') => nul(path),
+        Value::String(text) => text.contains('\0').then(String::new),
         Value::Array(items) => items
             .iter()
             .enumerate()
-            .try_for_each(|(index, item)| refuse_nul(item, &format!("{path}[{index}]"))),
-        Value::Object(fields) => fields.iter().try_for_each(|(name, field)| {
+            .find_map(|(index, item)| Some(format!("[{index}]{}", nul_in(item)?))),
+        Value::Object(fields) => fields.iter().find_map(|(name, field)| {
             if name.contains('\0') {
-                return nul(path);
+                return Some(String::new());
             }
-            let dot = if path.is_empty() { "" } else { "." };
-            refuse_nul(field, &format!("{path}{dot}{name}"))
+            Some(format!(".{}{}", names::shortened(name), nul_in(field)?))
         }),
-        _ => Ok(()),
+        _ => None,
     }
 }
 
@@ -156,13 +166,13 @@ mod tests {
 
     #[test]
     fn the_wrong_field_is_named_by_its_path() {
-        let mut node = fields(json!({"a": 1, "b": "x", "c": {}, "d": 0, "e": 2.5, "t": "a\nb"}));
+        let mut node = fields(json!({"a": 1, "b": "x", "c": {}, "d": "1", "e": 2.5, "t": "a\nb"}));
         let reasons = [
             node.string("a").unwrap_err(),
             node.boolean("b").unwrap_err(),
             node.array("c").unwrap_err(),
-            node.integer("d", 1, 9).unwrap_err(),
-            node.integer("e", 1, 9).unwrap_err(),
+            node.clamped("d", 1, 9).unwrap_err(),
+            node.clamped("e", 1, 9).unwrap_err(),
             node.tenant("t").unwrap_err(),
             node.required("f").unwrap_err(),
         ];
@@ -174,9 +184,38 @@ mod tests {
 
     #[test]
     fn null_is_absent_and_two_point_zero_is_two() {
-        let mut node = fields(json!({"a": null, "limit": 2.0}));
+        let mut node = fields(json!({"a": null, "limit": 2.0, "t": ""}));
         assert_eq!(node.string("a"), Ok(None));
-        assert_eq!(node.integer("limit", 1, 2000), Ok(Some(2)));
+        assert_eq!(node.tenant("t"), Ok(None));
+        assert_eq!(node.clamped("limit", 1, 2000), Ok(Some(2)));
+    }
+
+    #[test]
+    fn a_number_out_of_bounds_is_taken_as_the_nearest_one() {
+        for (given, taken) in [
+            (json!(0), 1),
+            (json!(-7), 1),
+            (json!(1), 1),
+            (json!(2001), 2000),
+            (json!(u64::MAX), 2000),
+            (json!(1e300), 2000),
+        ] {
+            let mut node = fields(json!({"limit": given}));
+            assert_eq!(node.clamped("limit", 1, 2000), Ok(Some(taken)), "{given}");
+        }
+    }
+
+    #[test]
+    fn a_field_that_would_be_ignored_is_refused_by_its_beginning() {
+        let refusal = |name: &str| {
+            let mut object = Map::new();
+            object.insert(name.to_owned(), json!(1));
+            fields(Value::Object(object)).only(&["classes", "tenant_id"]).err().unwrap()
+        };
+        assert_eq!(refusal("tenantId").field, "nodes[3].tenantId");
+        assert!(refusal("tenantId").reason.contains("did you mean tenant_id?"));
+        assert!(refusal(&"k".repeat(3_000_000)).to_string().len() < 400);
+        assert!(fields(json!({"classes": 1})).only(&["classes"]).is_ok());
     }
 
     #[test]
@@ -185,5 +224,7 @@ mod tests {
         assert_eq!(at(json!({"props": {"a": [1, {"b": "x\0"}]}})), Some("props.a[1].b".into()));
         assert_eq!(at(json!({"props": {"a\0": 1}})), Some("props".into()));
         assert_eq!(at(json!({"props": {"a": "\u{1}", "b": null}})), None);
+        let long = json!({"k".repeat(3_000_000): "\0"});
+        assert!(at(long).unwrap().chars().count() <= 201);
     }
 }

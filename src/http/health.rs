@@ -8,8 +8,8 @@ use poem_openapi::{
 
 use super::{
     errors::{Fails, Failure, Problem},
+    reports::{HealthAnswer, ReadyAnswer},
     server::Tag,
-    views::{HealthAnswer, ReadyAnswer},
 };
 use crate::runtime::Runtime;
 
@@ -51,8 +51,8 @@ pub enum MetricsResponse {
 impl HealthApi {
     /// Whether the process lives
     #[oai(path = "/health", method = "get", operation_id = "health", tag = "Tag::Health")]
-    async fn health(&self) -> HealthResponse {
-        HealthResponse::Alive(Json(HealthAnswer { status: "ok".to_owned() }))
+    async fn health(&self, Data(runtime): Data<&Runtime>) -> HealthResponse {
+        HealthResponse::Alive(Json(HealthAnswer::new(runtime.uptime(), runtime.last_seen())))
     }
 
     /// Whether database, Redis and model are ready

@@ -6,13 +6,17 @@ use std::time::Duration;
 pub const CLASSES_MAX: usize = 10;
 /// Characters of one label at most.
 pub const CLASS_MAX_CHARS: usize = 100;
-/// Rows of a listing at most.
+/// Rows of a listing at most; who asks for more gets so many.
 pub const LIST_MAX: u64 = 1000;
 /// Rows of a listing when the client does not say.
-pub const LIST_DEFAULT: u64 = 50;
+pub const LIST_DEFAULT: u64 = 100;
 /// Rows that a listing may pass over; far above what a client can page through.
 pub const OFFSET_MAX: u64 = 1_000_000_000;
-/// Nodes of one requeue at most, and when the client does not say.
+/// Versions of a node that are shown at most.
+pub const VERSIONS_MAX: u64 = 100;
+/// Versions of a node when the client does not say.
+pub const VERSIONS_DEFAULT: u64 = 10;
+/// Nodes of one requeue or refresh at most, and when the client does not say.
 pub const REQUEUE_MAX: u64 = 2000;
 /// A body that has not arrived after this time is given up.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -22,12 +26,15 @@ pub const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 pub struct HttpConfig {
     /// Bytes of a request body at most.
     pub body_limit: usize,
-    /// Nodes of one `POST /nodes/batch` at most.
+    /// Nodes of one `POST /nodes/batch` at most, and of any call that embeds before it answers.
     pub batch_max: usize,
+    /// Whether to answer as clients of ActiveKG expect: 200 instead of 202, and fields of nodes
+    /// that are not known are ignored.
+    pub activekg: bool,
 }
 
 impl Default for HttpConfig {
     fn default() -> Self {
-        Self { body_limit: 8 * 1024 * 1024, batch_max: 200 }
+        Self { body_limit: 10 * 1024 * 1024, batch_max: 200, activekg: false }
     }
 }

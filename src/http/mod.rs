@@ -3,19 +3,27 @@
 
 mod access;
 mod admin;
+mod admit;
 mod body;
+mod calls;
+mod debug;
 mod errors;
 mod fields;
 mod health;
 mod limits;
+mod names;
 mod nodes;
+mod orders;
 mod params;
+mod reports;
 mod requests;
+mod schema;
 mod server;
 mod starting;
 mod types;
 mod views;
 
+pub use admit::Hosts;
 pub use limits::HttpConfig;
 pub use server::{openapi_document, routes, serve};
 pub use starting::{Gate, Routes};

@@ -1,18 +1,21 @@
 //! `/nodes`: take nodes in, show them, change and delete them, embed them again.
 
-use poem::web::Data;
+use poem::{http::StatusCode, web::Data};
 use poem_openapi::{ApiResponse, OpenApi, payload::Json};
 use uuid::Uuid;
 
 use super::{
-    body::JsonBody,
+    body::{JsonBody, NoBody},
     errors::{Fails, Failure, Problem},
-    limits::LIST_DEFAULT,
-    params::{HasEmbedding, IncludeEmbedding, Limit, Offset, Path, Query},
+    limits::{LIST_DEFAULT, VERSIONS_DEFAULT},
+    params::{
+        ExternalId, HasEmbedding, IncludeEmbedding, Limit, Offset, Path, Query, RequiredQuery,
+        VersionsLimit,
+    },
     requests::NodeBatch,
     server::Tag,
     types::{BatchAnswer, BatchRefused, BatchResult, NodeAccepted, NodeChanged},
-    views::{Node, NodePage, RefreshAnswer},
+    views::{Node, NodePage, RefreshAnswer, VersionsAnswer},
 };
 use crate::{
     domain::{NewNode, NodePatch, NodeStatus, TenantId, TenantScope},
@@ -37,7 +40,14 @@ impl Fails for ListFails {
     const STATUSES: &'static [u16] = &[422, 500, 503];
 }
 
-/// How a read or the deletion of one node fails.
+/// How the deletion of a node fails.
+pub struct DeleteFails;
+
+impl Fails for DeleteFails {
+    const STATUSES: &'static [u16] = &[400, 404, 408, 413, 415, 422, 500, 503];
+}
+
+/// How a read of one node fails.
 pub struct ReadFails;
 
 impl Fails for ReadFails {
@@ -55,7 +65,7 @@ impl Fails for UpdateFails {
 pub struct RefreshFails;
 
 impl Fails for RefreshFails {
-    const STATUSES: &'static [u16] = &[404, 409, 422, 429, 500, 503];
+    const STATUSES: &'static [u16] = &[400, 404, 408, 413, 415, 422, 429, 500, 503];
 }
 
 /// The answer to a new node.
@@ -121,6 +131,17 @@ pub enum RefreshResponse {
     /// The node will be embedded again.
     #[oai(status = 202)]
     Accepted(Json<RefreshAnswer>),
+    /// The node was embedded again (`EMBEDDING_ASYNC=false`).
+    #[oai(status = 200)]
+    Done(Json<RefreshAnswer>),
+}
+
+/// The answer to a look at a node's former vectors.
+#[derive(ApiResponse)]
+pub enum VersionsResponse {
+    /// The former vectors.
+    #[oai(status = 200)]
+    Versions(Json<VersionsAnswer>),
 }
 
 #[OpenApi(tag = "Tag::Nodes")]
@@ -198,7 +219,7 @@ impl NodesApi {
     async fn list(
         &self,
         Data(runtime): Data<&Runtime>,
-        /// Rows at most.
+        /// Rows at most; taken as the nearest number from 1 to 1000.
         limit: Query<Limit>,
         /// Rows to pass over.
         offset: Query<Offset>,
@@ -275,10 +296,50 @@ impl NodesApi {
         id: Path<Uuid>,
         /// The tenant that must own it; `default` when absent.
         tenant_id: Query<TenantId>,
-    ) -> Result<DeleteResponse, Failure<ReadFails>> {
+        _body: NoBody,
+    ) -> Result<DeleteResponse, Failure<DeleteFails>> {
         let scope = TenantScope::of_write(tenant_id.0);
         runtime.delete(scope, id.0).await?;
         Ok(DeleteResponse::Deleted)
+    }
+
+    /// Show a node by the id that another program has for it
+    ///
+    /// That is its property `external_id`.
+    #[oai(path = "/nodes/by-external-id", method = "get", operation_id = "get_node_by_external_id")]
+    async fn read_by_external_id(
+        &self,
+        Data(runtime): Data<&Runtime>,
+        /// The id.
+        external_id: RequiredQuery<ExternalId>,
+        /// The tenant that must own it; any when absent.
+        tenant_id: Query<TenantId>,
+    ) -> Result<ReadResponse, Failure<ReadFails>> {
+        let scope = TenantScope::from_optional(tenant_id.0);
+        let node = runtime.node_by_external_id(&scope, &external_id.0.0).await?;
+        let missing = "there is no node of this external_id; check it and tenant_id";
+        let node = node.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, missing))?;
+        Ok(ReadResponse::Node(Json(node.into())))
+    }
+
+    /// Show the former vectors of a node
+    ///
+    /// A database that ActiveKG has made keeps them; in another there are none.
+    #[oai(path = "/nodes/:id/versions", method = "get", operation_id = "get_node_versions")]
+    async fn versions(
+        &self,
+        Data(runtime): Data<&Runtime>,
+        /// The node.
+        id: Path<Uuid>,
+        /// Entries at most, the newest; taken as the nearest number from 1 to 100.
+        limit: Query<VersionsLimit>,
+        /// The tenant that must own it; any when absent.
+        tenant_id: Query<TenantId>,
+    ) -> Result<VersionsResponse, Failure<ReadFails>> {
+        let scope = TenantScope::from_optional(tenant_id.0);
+        let limit = limit.0.map_or(VERSIONS_DEFAULT, |limit| limit.0);
+        let versions = runtime.versions(&scope, id.0, limit).await?;
+        Ok(VersionsResponse::Versions(Json(VersionsAnswer::new(id.0, versions))))
     }
 
     /// Embed a node again
@@ -290,13 +351,15 @@ impl NodesApi {
         id: Path<Uuid>,
         /// The tenant that must own it; any when absent.
         tenant_id: Query<TenantId>,
+        _body: NoBody,
     ) -> Result<RefreshResponse, Failure<RefreshFails>> {
         let scope = TenantScope::from_optional(tenant_id.0);
         let node = runtime.refresh(scope, id.0).await?;
-        Ok(RefreshResponse::Accepted(Json(RefreshAnswer {
-            id: node.id,
-            status: node.status.into(),
-            job_id: node.job_id,
-        })))
+        let answer =
+            Json(RefreshAnswer { id: node.id, status: node.status.into(), job_id: node.job_id });
+        Ok(match runtime.is_async() {
+            true => RefreshResponse::Accepted(answer),
+            false => RefreshResponse::Done(answer),
+        })
     }
 }

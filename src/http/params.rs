@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{
     errors::Problem,
     fields::{Invalid, read_tenant},
-    limits::{LIST_DEFAULT, LIST_MAX, OFFSET_MAX},
+    limits::{LIST_DEFAULT, LIST_MAX, OFFSET_MAX, VERSIONS_DEFAULT, VERSIONS_MAX},
 };
 use crate::domain::{NodeStatus, TenantId, node::UnknownStatus, tenant::TENANT_ID_MAX_CHARS};
 
@@ -27,10 +27,18 @@ pub trait Parameter: Sized + Send + Sync {
 
     /// Reads a value; the error says what it must be.
     fn read(raw: &str) -> Result<Self, String>;
+
+    /// Whether a value counts as none.
+    fn is_none(_raw: &str) -> bool {
+        false
+    }
 }
 
 /// An optional query parameter.
 pub struct Query<T>(pub Option<T>);
+
+/// A query parameter that must be there.
+pub struct RequiredQuery<T>(pub T);
 
 /// A path parameter.
 pub struct Path<T>(pub T);
@@ -58,13 +66,43 @@ impl<'a, T: Parameter> ApiExtractor<'a> for Query<T> {
         _body: &mut RequestBody,
         _options: ExtractParamOptions<()>,
     ) -> Result<Self> {
-        let pairs: Vec<(String, String)> = request.params().unwrap_or_default();
-        let mut values = pairs.iter().filter(|(name, _)| name == T::NAME).map(|(_, raw)| raw);
-        let first = values.next();
-        if values.next().is_some() {
-            return Err(Problem::from(Invalid::new(T::NAME, "must be given once")).into());
-        }
-        Ok(Self(first.map(|raw| read(raw)).transpose()?))
+        Ok(Self(find(request)?))
+    }
+}
+
+/// The value of a parameter in the query.
+fn find<T: Parameter>(request: &Request) -> Result<Option<T>, Problem> {
+    let pairs: Vec<(String, String)> = request.params().unwrap_or_default();
+    let mut values = pairs.iter().filter(|(name, _)| name == T::NAME).map(|(_, raw)| raw);
+    let first = values.next();
+    if values.next().is_some() {
+        return Err(Invalid::new(T::NAME, "must be given once").into());
+    }
+    first.filter(|raw| !T::is_none(raw)).map(|raw| read(raw)).transpose()
+}
+
+impl<'a, T: Parameter> ApiExtractor<'a> for RequiredQuery<T> {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::Parameter];
+    const PARAM_IS_REQUIRED: bool = true;
+
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn param_in() -> Option<MetaParamIn> {
+        Some(MetaParamIn::Query)
+    }
+
+    fn param_schema_ref() -> Option<MetaSchemaRef> {
+        Some(MetaSchemaRef::Inline(Box::new(T::schema())))
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        _body: &mut RequestBody,
+        _options: ExtractParamOptions<()>,
+    ) -> Result<Self> {
+        let missing = || Problem::from(Invalid::new(T::NAME, "is missing"));
+        Ok(Self(find(request)?.ok_or_else(missing)?))
     }
 }
 
@@ -93,21 +131,23 @@ impl<'a, T: Parameter> ApiExtractor<'a> for Path<T> {
     }
 }
 
-/// Reads an integer from 0 or 1 up to `max`.
-fn integer(raw: &str, min: u64, max: u64) -> Result<u64, String> {
-    u64::from_str(raw)
-        .ok()
-        .filter(|number| (min..=max).contains(number))
-        .ok_or_else(|| format!("must be an integer from {min} to {max}"))
+/// Reads an integer, the nearest one from `min` to `max`.
+fn clamped(raw: &str, min: u64, max: u64) -> Result<u64, String> {
+    let digits = raw.strip_prefix('-').unwrap_or(raw);
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err("must be an integer".to_owned());
+    }
+    // What no 64 bits hold is beyond the bound on its side.
+    let beyond = if digits == raw { max } else { min };
+    Ok(raw
+        .parse::<i64>()
+        .map_or(beyond, |number| u64::try_from(number).unwrap_or(min))
+        .clamp(min, max))
 }
 
-fn integer_schema(min: u64, max: u64, default: u64) -> MetaSchema {
-    MetaSchema {
-        minimum: Some(min as f64),
-        maximum: Some(max as f64),
-        default: default.to_json(),
-        ..MetaSchema::new_with_format("integer", "int64")
-    }
+/// No bounds: a value beyond them is taken as the nearest one.
+fn clamped_schema(default: u64) -> MetaSchema {
+    MetaSchema { default: default.to_json(), ..MetaSchema::new_with_format("integer", "int64") }
 }
 
 /// Rows of a listing.
@@ -117,11 +157,26 @@ impl Parameter for Limit {
     const NAME: &'static str = "limit";
 
     fn schema() -> MetaSchema {
-        integer_schema(1, LIST_MAX, LIST_DEFAULT)
+        clamped_schema(LIST_DEFAULT)
     }
 
     fn read(raw: &str) -> Result<Self, String> {
-        integer(raw, 1, LIST_MAX).map(Self)
+        clamped(raw, 1, LIST_MAX).map(Self)
+    }
+}
+
+/// Versions of a node.
+pub struct VersionsLimit(pub u64);
+
+impl Parameter for VersionsLimit {
+    const NAME: &'static str = "limit";
+
+    fn schema() -> MetaSchema {
+        clamped_schema(VERSIONS_DEFAULT)
+    }
+
+    fn read(raw: &str) -> Result<Self, String> {
+        clamped(raw, 1, VERSIONS_MAX).map(Self)
     }
 }
 
@@ -132,20 +187,26 @@ impl Parameter for Offset {
     const NAME: &'static str = "offset";
 
     fn schema() -> MetaSchema {
-        integer_schema(0, OFFSET_MAX, 0)
+        MetaSchema {
+            minimum: Some(0.0),
+            maximum: Some(OFFSET_MAX as f64),
+            default: 0.to_json(),
+            ..MetaSchema::new_with_format("integer", "int64")
+        }
     }
 
     fn read(raw: &str) -> Result<Self, String> {
-        integer(raw, 0, OFFSET_MAX).map(Self)
+        let offset = u64::from_str(raw).ok().filter(|offset| *offset <= OFFSET_MAX);
+        offset.map(Self).ok_or_else(|| format!("must be an integer from 0 to {OFFSET_MAX}"))
     }
 }
 
-/// Python clients write `True`.
+/// Python clients write `True`, and some `1`.
 fn boolean(raw: &str) -> Result<bool, String> {
     match raw.to_ascii_lowercase().as_str() {
-        "true" => Ok(true),
-        "false" => Ok(false),
-        _ => Err("must be true or false".to_owned()),
+        "true" | "1" | "yes" | "on" => Ok(true),
+        "false" | "0" | "no" | "off" => Ok(false),
+        _ => Err("must be true or false (also 1, yes, on, 0, no, off)".to_owned()),
     }
 }
 
@@ -199,15 +260,40 @@ impl Parameter for TenantId {
 
     fn schema() -> MetaSchema {
         MetaSchema {
-            min_length: Some(1),
             max_length: Some(TENANT_ID_MAX_CHARS),
-            pattern: Some(r"^[^\u0000-\u001f\u007f-\u009f]+$".to_owned()),
+            pattern: Some(r"^[^\u0000-\u001f\u007f-\u009f]*$".to_owned()),
             ..MetaSchema::new("string")
         }
     }
 
     fn read(raw: &str) -> Result<Self, String> {
         read_tenant(raw)
+    }
+
+    fn is_none(raw: &str) -> bool {
+        raw.is_empty()
+    }
+}
+
+/// The id that a node has in another program.
+pub struct ExternalId(pub String);
+
+impl Parameter for ExternalId {
+    const NAME: &'static str = "external_id";
+
+    fn schema() -> MetaSchema {
+        MetaSchema {
+            min_length: Some(1),
+            pattern: Some(r"^[^\u0000]+$".to_owned()),
+            ..MetaSchema::new("string")
+        }
+    }
+
+    fn read(raw: &str) -> Result<Self, String> {
+        match raw.is_empty() || raw.contains('\0') {
+            true => Err("must be a text without the character U+0000".to_owned()),
+            false => Ok(Self(raw.to_owned())),
+        }
     }
 }
 
@@ -229,15 +315,44 @@ mod tests {
 
     #[test]
     fn values_out_of_range_or_unknown_are_refused() {
-        for bad in ["0", "1001", "-1", "", "1.5", "x", "99999999999999999999999"] {
+        for bad in ["", "-", "1.5", "x", "1x", "+1"] {
             assert!(Limit::read(bad).is_err(), "{bad}");
         }
         assert!(Offset::read("1000000001").is_err());
         assert!(NodeStatus::read("all").is_err());
-        assert!(HasEmbedding::read("1").is_err());
+        assert!(HasEmbedding::read("2").is_err() && HasEmbedding::read("").is_err());
         assert!(<TenantId as Parameter>::read("a\0b").is_err());
         assert_eq!(<Uuid as Parameter>::read("42"), Err("must be a UUID".into()));
-        assert!(matches!(HasEmbedding::read("False"), Ok(HasEmbedding(false))));
-        assert!(matches!(Limit::read("1000"), Ok(Limit(1000))));
+        assert!(ExternalId::read("").is_err() && ExternalId::read("a\0").is_err());
+    }
+
+    #[test]
+    fn a_limit_beyond_its_bounds_is_the_nearest_one() {
+        let limit = |raw| Limit::read(raw).map(|limit| limit.0);
+        for (raw, taken) in [
+            ("1000", 1000),
+            ("1001", 1000),
+            ("0", 1),
+            ("-1", 1),
+            ("007", 7),
+            ("99999999999999999999999", 1000),
+            ("-99999999999999999999999", 1),
+        ] {
+            assert_eq!(limit(raw), Ok(taken), "{raw}");
+        }
+        assert!(matches!(VersionsLimit::read("101"), Ok(VersionsLimit(100))));
+    }
+
+    #[test]
+    fn yes_and_no_have_many_names() {
+        for (raws, wanted) in [
+            (["true", "True", "1", "YES", "on"], true),
+            (["false", "FALSE", "0", "no", "Off"], false),
+        ] {
+            for raw in raws {
+                let read = HasEmbedding::read(raw).map(|value| value.0);
+                assert_eq!(read, Ok(wanted), "{raw}");
+            }
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! From a parsed body to what the runtime takes: every rule on a request's content is here.
+//! From a parsed body to nodes and changes of nodes: every rule on their content is here.
 
 use serde_json::Value;
 use uuid::Uuid;
@@ -6,26 +6,58 @@ use uuid::Uuid;
 use super::{
     body::FromBody,
     fields::{Fields, Invalid, refuse_nul},
-    limits::{CLASS_MAX_CHARS, CLASSES_MAX, HttpConfig, REQUEUE_MAX},
-    types::{BatchRequest, NodeRequest, PatchRequest, RequeueRequest},
+    limits::{CLASS_MAX_CHARS, CLASSES_MAX, HttpConfig},
+    types::{BatchRequest, NodeRequest, PatchRequest},
 };
-use crate::{
-    domain::{NewNode, NodePatch, NodeStatus, TenantId, TenantScope},
-    store::RequeueFilter,
-};
+use crate::domain::{NewNode, NodePatch, TenantId};
 
-/// Reads the node at `path` in the body; `tenant` owns it unless it says otherwise.
-fn read_node(value: Value, path: &str, tenant: &TenantId) -> Result<NewNode, Invalid> {
-    refuse_nul(&value, path)?;
+/// What a client of ActiveKG may say of a node, or of a batch of them, that means nothing here.
+const IGNORED: [&str; 2] = ["extract", "extract_before_embed"];
+/// The fields of a node.
+const NODE: [&str; 7] =
+    ["classes", "props", "payload_ref", "metadata", "refresh_policy", "triggers", "tenant_id"];
+/// The fields of a batch.
+const BATCH: [&str; 3] = ["nodes", "tenant_id", "continue_on_error"];
+/// The fields of a change.
+const PATCH: [&str; 3] = ["props", "metadata", "payload_ref"];
+
+/// The fields of a node, a batch or a change. What is not known is refused, unless clients that
+/// may say more than we understand are to be served.
+fn node_fields(
+    value: Value,
+    path: &str,
+    known: &[&str],
+    config: &HttpConfig,
+) -> Result<Fields, Invalid> {
     let mut fields = Fields::of(value, path)?;
+    if config.activekg {
+        return Ok(fields);
+    }
+    for name in IGNORED {
+        fields.any(name);
+    }
+    fields.only(known)
+}
+
+/// Reads the node at `path` in the body. The tenant of its batch, if that has one, owns it, whatever
+/// it says itself.
+fn read_node(
+    value: Value,
+    path: &str,
+    of_batch: Option<&TenantId>,
+    config: &HttpConfig,
+) -> Result<NewNode, Invalid> {
+    refuse_nul(&value, path)?;
+    let mut fields = node_fields(value, path, &NODE, config)?;
     let classes = read_classes(&mut fields)?;
     let props_path = fields.path("props");
     let Value::Object(props) = fields.required("props")? else {
         return Err(Invalid::new(props_path, "must be an object"));
     };
+    let own = fields.tenant("tenant_id")?;
     Ok(NewNode {
         id: Uuid::new_v4(),
-        tenant_id: fields.tenant("tenant_id")?.unwrap_or_else(|| tenant.clone()),
+        tenant_id: of_batch.cloned().or(own).unwrap_or_default(),
         classes,
         props,
         payload_ref: fields.string("payload_ref")?.filter(|place| !place.is_empty()),
@@ -60,8 +92,8 @@ fn read_classes(fields: &mut Fields) -> Result<Vec<String>, Invalid> {
 impl FromBody for NewNode {
     type Schema = NodeRequest;
 
-    fn from_body(body: Value, _config: &HttpConfig) -> Result<Self, Invalid> {
-        read_node(body, "", &TenantId::default())
+    fn from_body(body: Value, config: &HttpConfig) -> Result<Self, Invalid> {
+        read_node(body, "", None, config)
     }
 }
 
@@ -71,9 +103,9 @@ impl FromBody for NodePatch {
     const CONTENT_TYPES: &'static [&'static str] =
         &["application/json", "application/merge-patch+json"];
 
-    fn from_body(body: Value, _config: &HttpConfig) -> Result<Self, Invalid> {
+    fn from_body(body: Value, config: &HttpConfig) -> Result<Self, Invalid> {
         refuse_nul(&body, "")?;
-        let mut fields = Fields::of(body, "")?;
+        let mut fields = node_fields(body, "", &PATCH, config)?;
         let props = match fields.given("props") {
             None => None,
             Some(Value::Object(props)) => Some(props),
@@ -111,8 +143,8 @@ impl FromBody for NodeBatch {
     type Schema = BatchRequest;
 
     fn from_body(body: Value, config: &HttpConfig) -> Result<Self, Invalid> {
-        let mut fields = Fields::of(body, "")?;
-        let tenant = fields.tenant("tenant_id")?.unwrap_or_default();
+        let mut fields = node_fields(body, "", &BATCH, config)?;
+        let tenant = fields.tenant("tenant_id")?;
         let continue_on_error = fields.boolean("continue_on_error")?.unwrap_or(true);
         let Value::Array(items) = fields.required("nodes")? else {
             return Err(Invalid::new("nodes", "must be an array"));
@@ -124,12 +156,12 @@ impl FromBody for NodeBatch {
         }
         let mut nodes = Vec::with_capacity(items.len());
         for (index, item) in items.into_iter().enumerate() {
-            let own_tenant = item.get("tenant_id").and_then(Value::as_str);
-            let meant_for = own_tenant.and_then(|name| TenantId::new(name).ok());
-            let node = read_node(item, &format!("nodes[{index}]"), &tenant);
+            let own = item.get("tenant_id").and_then(Value::as_str);
+            let own = own.and_then(|name| TenantId::new(name).ok());
+            let node = read_node(item, &format!("nodes[{index}]"), tenant.as_ref(), config);
             let node = node.map_err(|error| RefusedNode {
                 error,
-                tenant_id: meant_for.unwrap_or_else(|| tenant.clone()),
+                tenant_id: tenant.clone().or(own).unwrap_or_default(),
             });
             match node {
                 Err(refused) if !continue_on_error => return Err(refused.error),
@@ -138,60 +170,6 @@ impl FromBody for NodeBatch {
         }
         Ok(Self(nodes))
     }
-}
-
-/// What an operator asked to have enqueued.
-#[derive(Debug)]
-pub struct RequeueOrder {
-    /// Which nodes.
-    pub filter: RequeueFilter,
-    /// Whether nodes with a vector are marked `ready` first.
-    pub backfill_ready: bool,
-}
-
-impl FromBody for RequeueOrder {
-    type Schema = RequeueRequest;
-
-    fn from_body(body: Value, _config: &HttpConfig) -> Result<Self, Invalid> {
-        let mut fields = Fields::of(body, "")?;
-        let status = match fields.string("status")?.as_deref() {
-            None => Some(NodeStatus::Failed),
-            Some("all") => None,
-            Some(name) => Some(name.parse().map_err(|_| {
-                let rule = "must be queued, processing, ready, failed, skipped or all";
-                Invalid::new("status", rule)
-            })?),
-        };
-        Ok(Self {
-            filter: RequeueFilter {
-                scope: TenantScope::from_optional(fields.tenant("tenant_id")?),
-                node_ids: fields.array("node_ids")?.map(read_node_ids).transpose()?,
-                status,
-                only_missing_embedding: fields.boolean("only_missing_embedding")?.unwrap_or(false),
-                limit: fields.integer("limit", 1, REQUEUE_MAX)?.unwrap_or(REQUEUE_MAX),
-            },
-            backfill_ready: fields.boolean("backfill_ready")?.unwrap_or(true),
-        })
-    }
-}
-
-/// An empty list is refused: it would be read as "no node" by one client and "every node" by
-/// another.
-fn read_node_ids(items: Vec<Value>) -> Result<Vec<Uuid>, Invalid> {
-    let max = REQUEUE_MAX as usize;
-    if items.is_empty() || items.len() > max {
-        let rule = format!("must hold 1 to {max} ids; leave it out to mean every node");
-        return Err(Invalid::new("node_ids", rule));
-    }
-    items
-        .iter()
-        .enumerate()
-        .map(|(index, item)| {
-            item.as_str()
-                .and_then(|id| id.parse().ok())
-                .ok_or_else(|| Invalid::new(format!("node_ids[{index}]"), "must be a UUID"))
-        })
-        .collect()
 }
 
 #[cfg(test)]
@@ -211,10 +189,6 @@ mod tests {
         NodeBatch::from_body(body, &config).map_err(|invalid| invalid.to_string())
     }
 
-    fn requeue(body: Value) -> Result<RequeueOrder, String> {
-        RequeueOrder::from_body(body, &HttpConfig::default()).map_err(|invalid| invalid.to_string())
-    }
-
     fn patch(body: Value) -> Result<NodePatch, String> {
         NodePatch::from_body(body, &HttpConfig::default()).map_err(|invalid| invalid.to_string())
     }
@@ -227,7 +201,8 @@ mod tests {
     fn a_node_is_taken_as_it_was_sent() {
         let read = node(json!({
             "classes": ["é".repeat(100)], "props": {"text": "x", "n": 1.50}, "payload_ref": "",
-            "metadata": [1], "triggers": null, "tenant_id": "acme", "unknown": true,
+            "metadata": [1], "triggers": null, "tenant_id": "acme", "extract": false,
+            "extract_before_embed": null,
         }))
         .unwrap();
         assert_eq!(read.tenant_id.as_str(), "acme");
@@ -257,9 +232,9 @@ mod tests {
             ("props", with("props", json!("text"))),
             ("props.a[0]", with("props", json!({"a": ["\0"]}))),
             ("payload_ref", with("payload_ref", json!(1))),
-            ("tenant_id", with("tenant_id", json!(""))),
             ("tenant_id", with("tenant_id", json!(7))),
             ("tenant_id", with("tenant_id", json!("x".repeat(201)))),
+            ("tenant", with("tenant", json!("acme"))),
             ("body", json!([])),
         ];
         for (field, body) in cases {
@@ -270,7 +245,7 @@ mod tests {
 
     #[test]
     fn a_patch_tells_null_from_absent() {
-        let read = patch(json!({"props": {"a": null}, "unknown": 1})).unwrap();
+        let read = patch(json!({"props": {"a": null}, "extract": true})).unwrap();
         assert_eq!((read.props.unwrap()["a"].clone(), read.metadata), (Value::Null, None));
         assert_eq!(read.payload_ref, None);
         let read = patch(json!({"metadata": null, "payload_ref": null})).unwrap();
@@ -283,7 +258,8 @@ mod tests {
     fn every_rule_of_a_patch_names_its_field() {
         for (field, body) in [
             ("body", json!({})),
-            ("body", json!({"classes": ["a"]})),
+            ("classes", json!({"classes": ["a"], "props": {}})),
+            ("body", json!({"extract": true})),
             ("body", json!(null)),
             ("props", json!({"props": null})),
             ("props", json!({"props": []})),
@@ -305,7 +281,7 @@ mod tests {
             7,
         ]}))
         .unwrap();
-        assert_eq!(nodes[0].as_ref().unwrap().tenant_id.as_str(), "own");
+        assert_eq!(nodes[0].as_ref().unwrap().tenant_id.as_str(), "acme");
         for (index, field) in [(1, "nodes[1].classes"), (2, "nodes[2]")] {
             let refused = nodes[index].as_ref().unwrap_err();
             assert_eq!((refused.error.field.as_str(), refused.tenant_id.as_str()), (field, "acme"));
@@ -329,43 +305,20 @@ mod tests {
             ("nodes", json!({"nodes": {}})),
             ("nodes", json!({"nodes": [good, good, good, good]})),
             ("continue_on_error", json!({"nodes": [good], "continue_on_error": 1})),
-            ("tenant_id", json!({"nodes": [good], "tenant_id": ""})),
+            ("tenant_id", json!({"nodes": [good], "tenant_id": 1})),
+            ("tenant", json!({"nodes": [good], "tenant": "acme"})),
         ] {
             assert_eq!(field_of(&batch(body).unwrap_err()), field);
         }
     }
 
     #[test]
-    fn the_requeue_of_the_runbook_is_understood() {
-        let order = requeue(json!({"tenant_id": "default", "status": "queued",
-            "only_missing_embedding": true, "backfill_ready": true, "limit": 2000}))
-        .unwrap();
-        assert_eq!(order.filter.scope, TenantScope::One(TenantId::default()));
-        assert_eq!(order.filter.status, Some(NodeStatus::Queued));
-        assert!(order.filter.only_missing_embedding && order.backfill_ready);
-
-        let order = requeue(json!({})).unwrap();
-        assert_eq!(order.filter.scope, TenantScope::All);
-        assert_eq!((order.filter.status, order.filter.limit), (Some(NodeStatus::Failed), 2000));
-        assert!(!order.filter.only_missing_embedding && order.backfill_ready);
-        assert_eq!(requeue(json!({"status": "all"})).unwrap().filter.status, None);
-    }
-
-    #[test]
-    fn every_rule_of_a_requeue_names_its_field() {
-        for (field, body) in [
-            ("status", json!({"status": "done"})),
-            ("limit", json!({"limit": 0})),
-            ("limit", json!({"limit": 2001})),
-            ("limit", json!({"limit": "5"})),
-            ("node_ids", json!({"node_ids": []})),
-            ("node_ids", json!({"node_ids": "x"})),
-            ("node_ids[0]", json!({"node_ids": ["x"]})),
-            ("only_missing_embedding", json!({"only_missing_embedding": "yes"})),
-            ("tenant_id", json!({"tenant_id": "\0"})),
-            ("body", json!(null)),
-        ] {
-            assert_eq!(field_of(&requeue(body).unwrap_err()), field);
-        }
+    fn with_clients_of_activekg_unknown_fields_of_nodes_are_ignored() {
+        let config = HttpConfig { activekg: true, ..HttpConfig::default() };
+        let good = json!({"classes": ["a"], "props": {}, "score": 1});
+        assert!(NewNode::from_body(good.clone(), &config).is_ok());
+        assert!(NodePatch::from_body(json!({"props": {}, "score": 1}), &config).is_ok());
+        let batch = NodeBatch::from_body(json!({"nodes": [good], "score": 1}), &config).unwrap();
+        assert!(batch.0[0].is_ok());
     }
 }

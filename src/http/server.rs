@@ -8,17 +8,15 @@ use poem::{
     get,
     http::{Method, StatusCode, header, uri::Scheme},
     listener::{Acceptor, TcpAcceptor},
+    middleware::{NormalizePath, TrailingSlash},
     web::{LocalAddr, RemoteAddr},
 };
 use poem_openapi::{ExtraHeader, LicenseObject, OpenApiService, ServerObject, Tags};
 use tokio::net::TcpStream;
 
 use super::{
-    access::{Access, Paths},
-    admin::AdminApi,
-    health::HealthApi,
-    limits::HttpConfig,
-    nodes::NodesApi,
+    access::Access, admin::AdminApi, admit::Hosts, calls::Paths, debug::DebugApi,
+    health::HealthApi, limits::HttpConfig, nodes::NodesApi, schema,
 };
 use crate::runtime::Runtime;
 
@@ -41,17 +39,22 @@ pub enum Tag {
     Admin,
     /// For load balancers and scrapers.
     Health,
+    /// What one looks at when something is odd.
+    Debug,
 }
 
-type Apis = (NodesApi, AdminApi, HealthApi);
+type Apis = (NodesApi, AdminApi, HealthApi, DebugApi);
 
 fn service() -> OpenApiService<Apis, ()> {
     let request_id = ExtraHeader::new("x-request-id")
         .description("The id of the request: the client's own if it sent one, else a new one.");
-    OpenApiService::new((NodesApi, AdminApi, HealthApi), "Vecmill", env!("CARGO_PKG_VERSION"))
+    OpenApiService::new((NodesApi, AdminApi, HealthApi, DebugApi), "Vecmill", env!("CARGO_PKG_VERSION"))
         .description(
             "Turns text into vectors, asynchronously, for many tenants, without losing any. \
-             Every error is `{\"detail\": \"<what and what to do>\"}`.",
+             Every error is `{\"detail\": \"<what and what to do>\"}`. A query parameter that a \
+             call does not know is refused with 422. While the server listens on loopback without \
+             authentication, a request that is addressed to another name is refused with 421, and a \
+             write from a web page of another site with 403.",
         )
         .license(LicenseObject::new("Apache-2.0"))
         .server(ServerObject::new("/").description("This server"))
@@ -60,14 +63,18 @@ fn service() -> OpenApiService<Apis, ()> {
 
 /// The OpenAPI document as pretty JSON with a newline at its end.
 pub fn openapi_document() -> String {
-    service().spec() + "\n"
+    schema::finished(&service().spec())
 }
 
-/// The whole HTTP API.
-pub fn routes(runtime: Runtime, config: HttpConfig) -> impl Endpoint<Output = Response> {
+/// The whole HTTP API. With `hosts`, it answers only requests that are addressed to them.
+pub fn routes(
+    runtime: Runtime,
+    config: HttpConfig,
+    hosts: Option<Hosts>,
+) -> impl Endpoint<Output = Response> {
     let service = service();
     let document = openapi_document();
-    let docs = service.swagger_ui_html();
+    let docs = service.swagger_ui_html().replace(&service.spec(), &document);
     let pages = ["/", "/docs", "/openapi.json"];
     Route::new()
         .at(
@@ -92,7 +99,18 @@ pub fn routes(runtime: Runtime, config: HttpConfig) -> impl Endpoint<Output = Re
         })
         .data(runtime)
         .data(config)
-        .with(Access::new(Paths::of::<Apis>(&pages)))
+        .after(move |answer| async move { answer.map(|answer| in_their_words(answer, config)) })
+        .with(Access::new(Paths::of::<Apis>(&pages), hosts))
+        // A path with a slash at its end is the one without.
+        .with(NormalizePath::new(TrailingSlash::Trim))
+}
+
+/// Clients of ActiveKG take 200 alone for a success.
+fn in_their_words(mut answer: Response, config: HttpConfig) -> Response {
+    if config.activekg && answer.status() == StatusCode::ACCEPTED {
+        answer.set_status(StatusCode::OK);
+    }
+    answer
 }
 
 /// Sends a browser that was given the bare address to the documentation.

@@ -101,12 +101,15 @@ pub struct NodeRequest {
     pub refresh_policy: Option<Value>,
     /// Stored as it is.
     pub triggers: Option<Value>,
-    /// Who owns the node; when absent, the tenant of the batch, or else `default`.
-    #[oai(
-        nullable,
-        validator(min_length = 1, max_length = 200, pattern = r"^[^\u0000-\u001f\u007f-\u009f]+$")
-    )]
+    /// Who owns the node; when absent or empty, `default`. The tenant of a batch comes before it.
+    #[oai(nullable, validator(max_length = 200, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$"))]
     pub tenant_id: Option<String>,
+    /// Means nothing; clients of ActiveKG send it.
+    #[oai(deprecated)]
+    pub extract: Option<Value>,
+    /// Means nothing; clients of ActiveKG send it.
+    #[oai(deprecated)]
+    pub extract_before_embed: Option<Value>,
 }
 
 impl Example for NodeRequest {
@@ -120,6 +123,8 @@ impl Example for NodeRequest {
             refresh_policy: None,
             triggers: None,
             tenant_id: Some("default".to_owned()),
+            extract: None,
+            extract_before_embed: None,
         }
     }
 }
@@ -132,17 +137,29 @@ impl Example for NodeRequest {
 pub struct PatchRequest {
     /// Merged into the properties.
     pub props: Option<JsonObject>,
-    /// Merged into the metadata; null removes it.
+    /// Merged into the metadata; null makes it empty.
     pub metadata: Option<Value>,
     /// Where the text lies when it is not in `props`; null or an empty string removes it.
     #[oai(nullable, validator(pattern = r"^[^\u0000]*$"))]
     pub payload_ref: Option<String>,
+    /// Means nothing; clients of ActiveKG send it.
+    #[oai(deprecated)]
+    pub extract: Option<Value>,
+    /// Means nothing; clients of ActiveKG send it.
+    #[oai(deprecated)]
+    pub extract_before_embed: Option<Value>,
 }
 
 impl Example for PatchRequest {
     fn example() -> Self {
         let text = Map::from_iter([("text".to_owned(), "Eleven years of Rust".into())]);
-        Self { props: Some(JsonObject(text)), metadata: None, payload_ref: None }
+        Self {
+            props: Some(JsonObject(text)),
+            metadata: None,
+            payload_ref: None,
+            extract: None,
+            extract_before_embed: None,
+        }
     }
 }
 
@@ -171,16 +188,19 @@ pub struct BatchRequest {
     /// The nodes, at most `NODE_BATCH_MAX` (200 unless configured otherwise).
     #[oai(validator(min_items = 1))]
     pub nodes: Vec<NodeRequest>,
-    /// Who owns the nodes that do not say so themselves; `default` when absent.
-    #[oai(
-        nullable,
-        validator(min_length = 1, max_length = 200, pattern = r"^[^\u0000-\u001f\u007f-\u009f]+$")
-    )]
+    /// Who owns the nodes, whatever they say themselves; when absent or empty, each says its own.
+    #[oai(nullable, validator(max_length = 200, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$"))]
     pub tenant_id: Option<String>,
     /// Whether the valid nodes are taken in when others are invalid. With `false`, one invalid
     /// node fails the whole request.
     #[oai(nullable, default = "yes")]
     pub continue_on_error: bool,
+    /// Means nothing; clients of ActiveKG send it.
+    #[oai(deprecated)]
+    pub extract: Option<Value>,
+    /// Means nothing; clients of ActiveKG send it.
+    #[oai(deprecated)]
+    pub extract_before_embed: Option<Value>,
 }
 
 fn yes() -> bool {
@@ -191,35 +211,52 @@ fn yes() -> bool {
 #[derive(Debug, Clone, Object)]
 #[oai(rename = "Requeue", example)]
 pub struct RequeueRequest {
-    /// Only nodes of this tenant; of every tenant when absent.
-    #[oai(
-        nullable,
-        validator(min_length = 1, max_length = 200, pattern = r"^[^\u0000-\u001f\u007f-\u009f]+$")
-    )]
+    /// Only nodes of this tenant; of every tenant when absent or empty.
+    #[oai(nullable, validator(max_length = 200, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$"))]
     pub tenant_id: Option<String>,
-    /// Only these nodes.
-    #[oai(nullable, validator(min_items = 1, max_items = 2000))]
+    /// Only these nodes; an empty list is none.
+    #[oai(nullable, validator(max_items = 2000))]
     pub node_ids: Option<Vec<Uuid>>,
-    /// Only nodes in this status.
-    #[oai(nullable, default)]
-    pub status: RequeueStatus,
+    /// Only nodes in this status; null and `all`, in any case, mean every one. When absent,
+    /// `failed`, but with `node_ids` every one.
+    #[oai(nullable)]
+    pub status: Option<RequeueStatus>,
     /// Only nodes without a vector.
     #[oai(nullable, default)]
     pub only_missing_embedding: bool,
     /// Whether nodes that do have a vector are marked `ready` first.
     #[oai(nullable, default = "yes")]
     pub backfill_ready: bool,
-    /// Nodes at most, oldest first.
-    #[oai(
-        nullable,
-        default = "requeue_max",
-        validator(minimum(value = "1"), maximum(value = "2000"))
-    )]
-    pub limit: u64,
+    /// Nodes at most, oldest first; taken as the nearest number from 1 to 2000, or to
+    /// `NODE_BATCH_MAX` without a queue.
+    #[oai(nullable, default = "requeue_max")]
+    pub limit: i64,
 }
 
-fn requeue_max() -> u64 {
-    REQUEUE_MAX
+fn requeue_max() -> i64 {
+    REQUEUE_MAX as i64
+}
+
+/// Nodes to embed again, or nothing for all that are due.
+#[derive(Debug, Clone, Union)]
+#[oai(rename = "RefreshMany", one_of)]
+pub enum RefreshRequest {
+    /// These nodes.
+    Ids(Vec<Uuid>),
+    /// Nodes, and whose they are.
+    Order(RefreshFields),
+}
+
+/// Nodes to embed again.
+#[derive(Debug, Clone, Object)]
+#[oai(rename = "Refresh")]
+pub struct RefreshFields {
+    /// These nodes; when absent or empty, all that are due by their `refresh_policy`.
+    #[oai(nullable, validator(max_items = 2000))]
+    pub node_ids: Option<Vec<Uuid>>,
+    /// Only nodes of this tenant; of every tenant when absent or empty.
+    #[oai(nullable, validator(max_length = 200, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$"))]
+    pub tenant_id: Option<String>,
 }
 
 impl Example for RequeueRequest {
@@ -227,16 +264,16 @@ impl Example for RequeueRequest {
         Self {
             tenant_id: Some("default".to_owned()),
             node_ids: None,
-            status: RequeueStatus::Queued,
+            status: Some(RequeueStatus::Queued),
             only_missing_embedding: true,
             backfill_ready: true,
-            limit: REQUEUE_MAX,
+            limit: requeue_max(),
         }
     }
 }
 
 /// A status, or all of them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Enum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
 #[oai(rename_all = "lowercase")]
 pub enum RequeueStatus {
     /// Nodes `queued`: those that have no live job are put into the queue.
@@ -246,7 +283,6 @@ pub enum RequeueStatus {
     /// Nodes `ready`.
     Ready,
     /// Nodes `failed`; their attempts count from 0 again.
-    #[default]
     Failed,
     /// Nodes `skipped`.
     Skipped,

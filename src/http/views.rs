@@ -1,18 +1,12 @@
-//! What reads answer, as the OpenAPI document shows it.
-
-use std::collections::BTreeMap;
+//! What reads of nodes answer, as the OpenAPI document shows it.
 
 use chrono::{DateTime, Utc};
 use poem_openapi::Object;
-use serde_json::Value;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::types::{JsonObject, Status};
-use crate::{
-    domain::TenantScope,
-    runtime::{EmbeddingStatus, Requeued},
-    store::{NodeDetail, NodeSummary},
-};
+use crate::store::{NodeDetail, NodeSummary, NodeVersion};
 
 /// A page of nodes.
 #[derive(Debug, Clone, Object)]
@@ -72,12 +66,12 @@ pub struct Node {
     /// Where its text lies when it is not in `props`.
     #[oai(nullable)]
     pub payload_ref: Option<String>,
-    /// As it was sent.
-    pub metadata: Option<Value>,
-    /// As it was sent.
-    pub refresh_policy: Option<Value>,
-    /// As it was sent.
-    pub triggers: Option<Value>,
+    /// As it was sent; an empty object when nothing was.
+    pub metadata: Value,
+    /// As it was sent; an empty object when nothing was.
+    pub refresh_policy: Value,
+    /// As it was sent; an empty array when nothing was.
+    pub triggers: Value,
     /// Counts changes of the node.
     pub version: i32,
     /// Whether a vector is stored.
@@ -120,9 +114,9 @@ impl From<NodeDetail> for Node {
             classes: node.summary.classes,
             props: JsonObject(node.props),
             payload_ref: node.payload_ref,
-            metadata: node.metadata,
-            refresh_policy: node.refresh_policy,
-            triggers: node.triggers,
+            metadata: or_empty(node.metadata, json!({})),
+            refresh_policy: or_empty(node.refresh_policy, json!({})),
+            triggers: or_empty(node.triggers, json!([])),
             version: node.version,
             has_embedding: node.summary.has_embedding,
             embedding_status: node.summary.status.into(),
@@ -139,114 +133,60 @@ impl From<NodeDetail> for Node {
     }
 }
 
-/// A node that will be embedded again.
+/// An older database may hold null where nothing was sent.
+fn or_empty(value: Option<Value>, empty: Value) -> Value {
+    value.filter(|value| !value.is_null()).unwrap_or(empty)
+}
+
+/// A node that is embedded again.
 #[derive(Debug, Clone, Object)]
 pub struct RefreshAnswer {
     /// Its id.
     pub id: Uuid,
-    /// `queued`.
+    /// `queued`; without a queue the status after embedding.
     pub status: Status,
-    /// The job that will embed it.
+    /// The job that will embed it; null without a queue.
     #[oai(nullable)]
     pub job_id: Option<String>,
 }
 
-/// The operator's view.
+/// The former vectors of a node, as far as the database keeps them.
 #[derive(Debug, Clone, Object)]
-pub struct StatusAnswer {
-    /// The tenant that was asked for; null for all.
+pub struct VersionsAnswer {
+    /// The node.
+    pub node_id: Uuid,
+    /// Newest first.
+    pub versions: Vec<VersionItem>,
+    /// How many are shown.
+    pub count: u64,
+}
+
+/// A former vector of a node.
+#[derive(Debug, Clone, Object)]
+pub struct VersionItem {
+    /// Its place, counted from the newest: 0.
+    pub version_index: u64,
+    /// 1 − cosine(vector before, this vector).
     #[oai(nullable)]
-    pub tenant_id: Option<String>,
-    /// Nodes by status.
-    pub status_counts: StatusCounts,
-    /// The queue, of all tenants together.
-    pub queue: QueueDepths,
-}
-
-/// Nodes by status.
-#[derive(Debug, Clone, Object)]
-pub struct StatusCounts {
-    /// Nodes `queued`.
-    pub queued: u64,
-    /// Nodes `processing`.
-    pub processing: u64,
-    /// Nodes `ready`.
-    pub ready: u64,
-    /// Nodes `failed`.
-    pub failed: u64,
-    /// Nodes `skipped`.
-    pub skipped: u64,
-}
-
-/// Depths of the queue's structures.
-#[derive(Debug, Clone, Object)]
-pub struct QueueDepths {
-    /// Jobs waiting to be claimed.
-    pub queue: u64,
-    /// Jobs waiting for their next attempt.
-    pub retry: u64,
-    /// Dead letters.
-    pub dlq: u64,
-    /// Jobs that a worker holds.
-    pub inflight: u64,
-    /// Age of the oldest waiting job; null when none waits.
+    pub drift_score: Option<f64>,
+    /// When it was stored.
     #[oai(nullable)]
-    pub oldest_age_seconds: Option<f64>,
+    pub created_at: Option<DateTime<Utc>>,
+    /// Where its text lay when it was not in `props`.
+    #[oai(nullable)]
+    pub embedding_ref: Option<String>,
 }
 
-impl StatusAnswer {
-    /// The answer for the tenants that were asked for.
-    pub fn new(scope: &TenantScope, status: EmbeddingStatus) -> Self {
-        let EmbeddingStatus { status_counts: counts, queue } = status;
-        Self {
-            tenant_id: scope.tenant().map(ToString::to_string),
-            status_counts: StatusCounts {
-                queued: counts.queued,
-                processing: counts.processing,
-                ready: counts.ready,
-                failed: counts.failed,
-                skipped: counts.skipped,
-            },
-            queue: QueueDepths {
-                queue: queue.queue,
-                retry: queue.retry,
-                dlq: queue.dlq,
-                inflight: queue.inflight,
-                oldest_age_seconds: queue.oldest_age_seconds,
-            },
-        }
+impl VersionsAnswer {
+    /// The answer for a node.
+    pub fn new(node_id: Uuid, versions: Vec<NodeVersion>) -> Self {
+        let item = |(version_index, version): (u64, NodeVersion)| VersionItem {
+            version_index,
+            drift_score: version.drift_score,
+            created_at: version.created_at,
+            embedding_ref: version.embedding_ref,
+        };
+        let versions: Vec<VersionItem> = (0..).zip(versions).map(item).collect();
+        Self { node_id, count: versions.len() as u64, versions }
     }
-}
-
-/// What a requeue did.
-#[derive(Debug, Clone, Object)]
-pub struct RequeueAnswer {
-    /// Nodes with a vector that were marked `ready` first.
-    pub backfilled: u64,
-    /// Nodes that matched.
-    pub requested: u64,
-    /// Nodes for which a job was enqueued; the others have a live job, or met a limit.
-    pub enqueued: u64,
-}
-
-impl From<Requeued> for RequeueAnswer {
-    fn from(done: Requeued) -> Self {
-        Self { backfilled: done.backfilled, requested: done.requested, enqueued: done.enqueued }
-    }
-}
-
-/// The process lives.
-#[derive(Debug, Clone, Object)]
-pub struct HealthAnswer {
-    /// `ok`.
-    pub status: String,
-}
-
-/// Every part that work needs is there.
-#[derive(Debug, Clone, Object)]
-pub struct ReadyAnswer {
-    /// `ready`.
-    pub status: String,
-    /// The parts, each `ok`.
-    pub checks: BTreeMap<String, String>,
 }

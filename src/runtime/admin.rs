@@ -1,22 +1,28 @@
-//! Refresh and requeue: nodes that have a row get a job.
+//! Refresh and requeue: nodes that have a row get a job, or without a queue a vector at once.
 
+use std::sync::Arc;
+
+use chrono::Utc;
 use uuid::Uuid;
 
 use super::{
-    api::{Accepted, Requeued, RuntimeError},
+    api::{Accepted, Refreshed, Requeued, RuntimeError},
     context::unix_now,
-    handle::{Mode, Runtime},
+    handle::{Mode, Parts, Runtime, to_the_end},
+    reembed::{embed_again, embed_one_again},
 };
 use crate::{
-    domain::{Action, Job, NodeStatus, TenantScope},
+    domain::{Action, Job, NodeStatus, TenantScope, due::is_due},
     queue::{Enqueued, Limits, Queue},
-    store::{Candidate, RequeueFilter},
+    store::{Candidate, RequeueFilter, Store},
 };
+
+/// Nodes with a policy that are looked at together.
+const DUE_PAGE: u64 = 1000;
 
 impl Runtime {
     /// Embeds a node again although its vector is there. A node that has a live job keeps that.
     pub async fn refresh(&self, scope: TenantScope, id: Uuid) -> Result<Accepted, RuntimeError> {
-        let (queue, limits) = self.queue()?;
         let filter = RequeueFilter {
             scope,
             node_ids: Some(vec![id]),
@@ -26,77 +32,176 @@ impl Runtime {
         };
         let mut found = self.parts.store.requeue_candidates(&filter).await?;
         let node = found.pop().ok_or(RuntimeError::NotFound(id))?;
-        let job = Job::new(node.id, node.tenant_id.clone(), Action::Refresh, unix_now())
-            .in_database(self.parts.store.identity());
-        let answer = queue.enqueue(std::slice::from_ref(&job), Some(limits)).await?.pop();
-        let job_id = match answer {
-            Some(Enqueued::New) => {
-                self.parts.store.mark_queued(std::slice::from_ref(&node)).await?;
-                job.job_id
+        let parts = Arc::clone(&self.parts);
+        to_the_end(async move {
+            match &parts.mode {
+                Mode::Inline(embedder) => embed_one_again(&parts.store, embedder, node).await,
+                Mode::Queued { queue, limits, .. } => {
+                    enqueue_one(&parts, queue, *limits, node).await
+                }
             }
-            Some(Enqueued::Live(job_id)) => job_id,
-            Some(Enqueued::TenantFull) => {
-                return Err(RuntimeError::TenantFull {
-                    tenant: node.tenant_id,
-                    limit: limits.tenant_max_pending,
-                    retry_after: self.parts.retry_after,
-                });
-            }
-            Some(Enqueued::QueueFull) | None => {
-                return Err(RuntimeError::QueueFull {
-                    limit: limits.max_depth,
-                    retry_after: self.parts.retry_after,
-                });
-            }
-        };
-        Ok(Accepted {
-            id,
-            tenant_id: node.tenant_id,
-            status: NodeStatus::Queued,
-            job_id: Some(job_id),
         })
+        .await
+    }
+
+    /// Embeds these nodes of the scope again, or all that are due by their policy, `limit` at most.
+    pub async fn refresh_many(
+        &self,
+        scope: TenantScope,
+        node_ids: Option<Vec<Uuid>>,
+        limit: u64,
+    ) -> Result<Refreshed, RuntimeError> {
+        let parts = Arc::clone(&self.parts);
+        to_the_end(async move {
+            let nodes = match node_ids {
+                None => due(&parts.store, &scope, limit).await?,
+                node_ids => {
+                    let only_missing_embedding = false;
+                    let filter = RequeueFilter {
+                        scope,
+                        node_ids,
+                        status: None,
+                        only_missing_embedding,
+                        limit,
+                    };
+                    parts.store.requeue_candidates(&filter).await?
+                }
+            };
+            let requested = nodes.len() as u64;
+            Ok(match &parts.mode {
+                Mode::Inline(embedder) => {
+                    let ended = embed_again(&parts.store, embedder, nodes, true).await?;
+                    Refreshed { requested, enqueued: 0, ended: Some(ended) }
+                }
+                Mode::Queued { queue, limits, .. } => {
+                    let action = |_: &Candidate| Action::Refresh;
+                    let enqueued = enqueue(&parts.store, queue, *limits, nodes, action).await?;
+                    Refreshed { requested, enqueued, ended: None }
+                }
+            })
+        })
+        .await
     }
 
     /// Enqueues the nodes that match and have no live job, attempts counted from 0 again, as
-    /// far as the limits allow. With `backfill_ready`, nodes that have a vector are marked
-    /// `ready` first and are not embedded for nothing.
+    /// far as the limits allow; without a queue, embeds them. With `backfill_ready`, nodes that have
+    /// a vector are marked `ready` first and are not embedded for nothing.
     pub async fn requeue(
         &self,
         mut filter: RequeueFilter,
         backfill_ready: bool,
     ) -> Result<Requeued, RuntimeError> {
-        let (queue, limits) = self.queue()?;
-        let store = &self.parts.store;
-        let backfilled = if backfill_ready {
-            filter.only_missing_embedding = true;
-            store.backfill_ready(&filter.scope, filter.node_ids.as_deref()).await?
-        } else {
-            0
-        };
-        let nodes = store.requeue_candidates(&filter).await?;
-        let now = unix_now();
-        let jobs: Vec<Job> = nodes
-            .iter()
-            .map(|node| {
-                // A job to embed is done at once when the vector of the text is there.
-                let action =
-                    if node.has_current_embedding { Action::Refresh } else { Action::Embed };
-                Job::new(node.id, node.tenant_id.clone(), action, now).in_database(store.identity())
+        let parts = Arc::clone(&self.parts);
+        to_the_end(async move {
+            let store = &parts.store;
+            let backfilled = if backfill_ready {
+                filter.only_missing_embedding = true;
+                store.backfill_ready(&filter.scope, filter.node_ids.as_deref()).await?
+            } else {
+                0
+            };
+            let nodes = store.requeue_candidates(&filter).await?;
+            let requested = nodes.len() as u64;
+            Ok(match &parts.mode {
+                Mode::Inline(embedder) => {
+                    let (again, anew) = nodes.into_iter().partition(|n| n.has_current_embedding);
+                    let mut ended = embed_again(store, embedder, anew, false).await?;
+                    ended += embed_again(store, embedder, again, true).await?;
+                    Requeued { backfilled, requested, enqueued: ended.all(), ended: Some(ended) }
+                }
+                Mode::Queued { queue, limits, .. } => {
+                    // A job to embed is done at once when the vector of the text is there.
+                    let action = |node: &Candidate| match node.has_current_embedding {
+                        true => Action::Refresh,
+                        false => Action::Embed,
+                    };
+                    let enqueued = enqueue(store, queue, *limits, nodes, action).await?;
+                    Requeued { backfilled, requested, enqueued, ended: None }
+                }
             })
-            .collect();
-        // The jobs first: a node that got none must not look as if it had.
-        let answers = queue.enqueue(&jobs, Some(limits)).await?;
-        let enqueued = |(node, answer)| (answer == Enqueued::New).then_some(node);
-        let enqueued: Vec<Candidate> =
-            nodes.into_iter().zip(answers).filter_map(enqueued).collect();
-        store.mark_queued(&enqueued).await?;
-        Ok(Requeued { backfilled, requested: jobs.len() as u64, enqueued: enqueued.len() as u64 })
+        })
+        .await
     }
+}
 
-    fn queue(&self) -> Result<(&Queue, Limits), RuntimeError> {
-        match &self.parts.mode {
-            Mode::Queued { queue, limits, .. } => Ok((queue, *limits)),
-            Mode::Inline(_) => Err(RuntimeError::NoQueue),
+/// The nodes of the scope that are due, `limit` at most.
+async fn due(
+    store: &Store,
+    scope: &TenantScope,
+    limit: u64,
+) -> Result<Vec<Candidate>, RuntimeError> {
+    let now = Utc::now();
+    let (mut due, mut after) = (Vec::new(), None);
+    loop {
+        let page = store.nodes_with_policy(scope, after, DUE_PAGE).await?;
+        let is_last = (page.len() as u64) < DUE_PAGE;
+        after = page.last().map(|row| row.id);
+        let rows = page.into_iter().filter(|row| is_due(&row.policy, row.last_refreshed, now));
+        due.extend(rows.filter_map(|row| row.candidate));
+        if is_last || due.len() as u64 >= limit {
+            due.truncate(limit as usize);
+            return Ok(due);
         }
     }
+}
+
+/// Enqueues nodes that have no live job, as far as the limits allow; answers how many.
+async fn enqueue(
+    store: &Store,
+    queue: &Queue,
+    limits: Limits,
+    nodes: Vec<Candidate>,
+    action: impl Fn(&Candidate) -> Action,
+) -> Result<u64, RuntimeError> {
+    let now = unix_now();
+    let jobs: Vec<Job> = nodes
+        .iter()
+        .map(|node| {
+            Job::new(node.id, node.tenant_id.clone(), action(node), now)
+                .in_database(store.identity())
+        })
+        .collect();
+    // The jobs first: a node that got none must not look as if it had.
+    let answers = queue.enqueue(&jobs, Some(limits)).await?;
+    let enqueued = |(node, answer)| (answer == Enqueued::New).then_some(node);
+    let enqueued: Vec<Candidate> = nodes.into_iter().zip(answers).filter_map(enqueued).collect();
+    store.mark_queued(&enqueued).await?;
+    Ok(enqueued.len() as u64)
+}
+
+async fn enqueue_one(
+    parts: &Parts,
+    queue: &Queue,
+    limits: Limits,
+    node: Candidate,
+) -> Result<Accepted, RuntimeError> {
+    let job = Job::new(node.id, node.tenant_id.clone(), Action::Refresh, unix_now())
+        .in_database(parts.store.identity());
+    let answer = queue.enqueue(std::slice::from_ref(&job), Some(limits)).await?.pop();
+    let job_id = match answer {
+        Some(Enqueued::New) => {
+            parts.store.mark_queued(std::slice::from_ref(&node)).await?;
+            job.job_id
+        }
+        Some(Enqueued::Live(job_id)) => job_id,
+        Some(Enqueued::TenantFull) => {
+            return Err(RuntimeError::TenantFull {
+                tenant: node.tenant_id,
+                limit: limits.tenant_max_pending,
+                retry_after: parts.retry_after,
+            });
+        }
+        Some(Enqueued::QueueFull) | None => {
+            return Err(RuntimeError::QueueFull {
+                limit: limits.max_depth,
+                retry_after: parts.retry_after,
+            });
+        }
+    };
+    Ok(Accepted {
+        id: node.id,
+        tenant_id: node.tenant_id,
+        status: NodeStatus::Queued,
+        job_id: Some(job_id),
+    })
 }

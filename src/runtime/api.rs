@@ -54,8 +54,78 @@ pub struct Requeued {
     pub backfilled: u64,
     /// Nodes that matched.
     pub requested: u64,
+    /// Nodes for which a job was enqueued; the others have a live job or met a limit. Without a
+    /// queue, nodes that were embedded.
+    pub enqueued: u64,
+    /// How that ended, without a queue.
+    pub ended: Option<Ended>,
+}
+
+/// How nodes ended that were embedded while the client waited.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Ended {
+    /// Nodes with a vector.
+    pub ready: u64,
+    /// Nodes whose text the model refused.
+    pub failed: u64,
+    /// Nodes without a text.
+    pub skipped: u64,
+}
+
+impl Ended {
+    /// All of them.
+    pub fn all(self) -> u64 {
+        self.ready + self.failed + self.skipped
+    }
+}
+
+impl std::ops::AddAssign for Ended {
+    fn add_assign(&mut self, other: Self) {
+        self.ready += other.ready;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+}
+
+/// What a refresh of many nodes did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refreshed {
+    /// Nodes that were found, or are due.
+    pub requested: u64,
     /// Nodes for which a job was enqueued; the others have a live job or met a limit.
     pub enqueued: u64,
+    /// How the nodes ended, without a queue.
+    pub ended: Option<Ended>,
+}
+
+/// How this process makes vectors. What only a loaded model tells is unknown where none is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EmbedInfo {
+    /// `candle` or `hash`.
+    pub backend: &'static str,
+    /// The model that the operator configured.
+    pub model: String,
+    /// Components of each vector.
+    pub dimension: usize,
+    /// The device that the operator configured.
+    pub device: String,
+    /// More of it, where the model is loaded.
+    pub loaded: Option<LoadedInfo>,
+}
+
+/// What a loaded model tells of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadedInfo {
+    /// Identifies its vectors together with its name.
+    pub revision: String,
+    /// Texts are cut to this many tokens.
+    pub max_tokens: usize,
+    /// The type of the operands of matrix products.
+    pub dtype: &'static str,
+    /// The code that computes.
+    pub kernel: &'static str,
+    /// Threads that compute.
+    pub threads: usize,
 }
 
 /// Whether the parts that work needs are there; each `Err` says what is wrong.
@@ -103,9 +173,9 @@ pub enum RuntimeError {
     /// There is no such node in the scope of the caller.
     #[error("there is no node {0}; check the id and tenant_id")]
     NotFound(Uuid),
-    /// Needs the queue, and there is none.
-    #[error("there is no queue, because EMBEDDING_ASYNC is false; set it to true to use this call")]
-    NoQueue,
+    /// More than one node of the scope has this name.
+    #[error("external_id: more than one node has it; name its tenant, or ask for it by its id")]
+    Ambiguous,
     /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),

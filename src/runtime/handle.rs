@@ -6,8 +6,9 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::{
-    api::{EmbeddingStatus, QueueDepths, Readiness, RuntimeError},
+    api::{EmbedInfo, EmbeddingStatus, QueueDepths, Readiness, RuntimeError},
     context::unix_now,
+    health::LastSeen,
     inline::InlineEmbedder,
 };
 use crate::{
@@ -62,6 +63,8 @@ pub(super) struct Parts {
     pub(super) store: Store,
     pub(super) mode: Mode,
     pub(super) retry_after: Duration,
+    pub(super) embed_info: EmbedInfo,
+    pub(super) last_seen: LastSeen,
 }
 
 /// A part that takes longer to answer is not ready.
@@ -69,8 +72,9 @@ const READINESS_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Runtime {
     /// A handle to these parts. `retry_after` is what clients are told when a limit is met.
-    pub fn new(store: Store, mode: Mode, retry_after: Duration) -> Self {
-        Self { parts: Arc::new(Parts { store, mode, retry_after }) }
+    pub fn new(store: Store, mode: Mode, retry_after: Duration, embed_info: EmbedInfo) -> Self {
+        let last_seen = LastSeen::new();
+        Self { parts: Arc::new(Parts { store, mode, retry_after, embed_info, last_seen }) }
     }
 
     /// Whether nodes are queued, rather than embedded while the client waits.
@@ -127,7 +131,9 @@ impl Runtime {
                 }
             }
         }
-        Readiness { parts }
+        let readiness = Readiness { parts };
+        self.parts.last_seen.note(&readiness);
+        readiness
     }
 
     /// Whether the database would take a write.

@@ -106,7 +106,7 @@ impl InlineEmbedder {
         let texts = nodes.iter().map(|node| text_of_props(&node.props).map(str::to_owned));
         let with_text: Vec<usize> =
             (0..nodes.len()).filter(|&i| text_of_props(&nodes[i].props).is_some()).collect();
-        let embeddings = self.embed_texts(store, texts.flatten().collect()).await?;
+        let embeddings = self.embed_texts(store, texts.flatten().collect(), false).await?;
         let mut embeddings = with_text.into_iter().zip(embeddings).peekable();
         let rows: Vec<(NewNode, Result<Vector, Outcome>)> = nodes
             .into_iter()
@@ -144,8 +144,30 @@ impl InlineEmbedder {
         source: &TextSource,
     ) -> Result<Result<Vector, Outcome>, RuntimeError> {
         let texts = source.text.iter().cloned().collect();
-        let embedding = self.embed_texts(store, texts).await?.pop();
+        let embedding = self.embed_texts(store, texts, false).await?.pop();
         Ok(self.result(id, source.payload_ref.is_some(), embedding))
+    }
+
+    /// Embeds the texts of nodes that are there, and writes nothing; one answer a node, in order.
+    /// With `anew`, none takes its vector from the database.
+    pub(super) async fn embed_sources(
+        &self,
+        store: &Store,
+        sources: &[(Uuid, TextSource)],
+        anew: bool,
+    ) -> Result<Vec<Result<Vector, Outcome>>, RuntimeError> {
+        let texts = sources.iter().filter_map(|(_, source)| source.text.clone()).collect();
+        let mut embeddings = self.embed_texts(store, texts, anew).await?.into_iter();
+        let result = |(id, source): &(Uuid, TextSource)| {
+            let embedding = source.text.as_ref().and_then(|_| embeddings.next());
+            self.result(*id, source.payload_ref.is_some(), embedding)
+        };
+        Ok(sources.iter().map(result).collect())
+    }
+
+    /// Texts that are embedded together at most.
+    pub(super) fn batch_texts(&self) -> usize {
+        self.batch_texts
     }
 
     /// One answer a text, in order: its vector, or why it has none.
@@ -153,6 +175,7 @@ impl InlineEmbedder {
         &self,
         store: &Store,
         texts: Vec<String>,
+        anew: bool,
     ) -> Result<Vec<Result<Embedded, String>>, RuntimeError> {
         let encoded = encode_all(&self.model, texts).await;
         let input_of = |(_, encoding): &(String, Result<Encoding, EmbedError>)| {
@@ -160,7 +183,8 @@ impl InlineEmbedder {
             Some(input_hash(&self.model, &encoding.ids))
         };
         let inputs: Vec<Option<InputHash>> = encoded.iter().map(input_of).collect();
-        let known = cache::known(store, &self.model, inputs.iter().flatten().copied()).await?;
+        let looked_up = inputs.iter().flatten().copied().filter(|_| !anew);
+        let known = cache::known(store, &self.model, looked_up).await?;
         let hits = inputs.iter().flatten().filter(|input| known.contains_key(*input)).count();
         metrics::cache_looked_up(hits, inputs.iter().flatten().count() - hits);
 

@@ -12,11 +12,14 @@ mod embedder;
 mod endings;
 mod finish;
 mod handle;
+mod health;
 mod ingest;
 mod inline;
 mod leases;
+mod lookup;
 mod outage;
 mod prepare;
+mod reembed;
 mod restart;
 mod retry_scheduler;
 mod room;
@@ -30,9 +33,13 @@ mod worker;
 mod workers;
 
 pub use absent::Sight;
-pub use api::{Accepted, EmbeddingStatus, QueueDepths, Readiness, Requeued, RuntimeError};
+pub use api::{
+    Accepted, EmbedInfo, EmbeddingStatus, Ended, LoadedInfo, QueueDepths, Readiness, Refreshed,
+    Requeued, RuntimeError,
+};
 pub use context::Context;
 pub use handle::{Mode, Runtime, WorkersReady};
+pub use health::Seen;
 pub use inline::InlineEmbedder;
 pub use restart::{Decision, RestartHistory, RestartIntensity};
 pub use workers::Workers;

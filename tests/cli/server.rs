@@ -33,18 +33,21 @@ async fn a_bad_value_stops_the_start_with_one_line() {
     for (variable, value, allowed) in [
         ("EMBEDDING_ASYNC", "maybe", "true or false"),
         ("VECMILL_BIND", "localhost", "127.0.0.1:8000"),
-        ("VECMILL_DATA_DIR", "", "must not be empty"),
+        ("VECMILL_COMPAT", "activekg2", "none, activekg"),
+        ("VECMILL_INSECURE", "maybe", "true or false"),
+        ("VECMILL_ALLOWED_HOSTS", "https://a.example", "names of hosts"),
+        ("VECMILL_BODY_LIMIT", "10MB", "from 1024 to"),
+        ("MAX_REQUEST_SIZE_BYTES", "10MB", "from 1024 to"),
+        ("JWT_ENABLED", "true", "no authentication"),
         ("EMBEDDING_QUEUE_MAX_DEPTH", "0", "from 1 to"),
         ("EMBEDDING_TENANT_MAX_PENDING", "-1", "from 0 to"),
         ("NODE_BATCH_MAX", "many", "from 1 to"),
         ("EMBEDDING_BACKEND", "onnx", "candle, sentence-transformers or hash"),
-        ("EMBEDDING_MODEL", "", "must not be empty"),
         ("EMBEDDING_DEVICE", "tpu", "cpu, cuda, cuda:N or auto"),
         ("EMBEDDING_MAX_ATTEMPTS", "0", "from 1 to"),
         ("EMBEDDING_RETRY_BASE_SECONDS", "soon", "number of seconds"),
         ("EMBEDDING_RETRY_MAX_SECONDS", "inf", "number of seconds"),
         ("EMBEDDING_WORKER_POLL_INTERVAL", "0", "number of seconds"),
-        ("EMBEDDING_QUEUE_KEY", "", "must not be empty"),
     ] {
         for command in ["serve", "api", "worker", "migrate"] {
             let environment = [("VECMILL_DATA_DIR", data_dir), (variable, value)];
@@ -100,6 +103,8 @@ async fn the_help_lists_every_variable_with_its_flag_and_default() {
             ("DATABASE_URL", ""),
             ("VECMILL_DATA_DIR", "./data"),
             ("VECMILL_BIND", "127.0.0.1:8000"),
+            ("VECMILL_COMPAT", "none"),
+            ("VECMILL_INSECURE", "false"),
             ("EMBEDDING_QUEUE_MAX_DEPTH", "5000"),
             ("EMBEDDING_TENANT_MAX_PENDING", "2000"),
             ("NODE_BATCH_MAX", "200"),

@@ -1,0 +1,42 @@
+//! Nodes by the names that other programs have for them, and their former vectors.
+
+use uuid::Uuid;
+
+use super::{api::RuntimeError, handle::Runtime};
+use crate::{
+    domain::TenantScope,
+    store::{NodeDetail, NodeVersion},
+};
+
+impl Runtime {
+    /// The node of the scope whose property `external_id` is this; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Ambiguous`] when several are; the database is away.
+    pub async fn node_by_external_id(
+        &self,
+        scope: &TenantScope,
+        external_id: &str,
+    ) -> Result<Option<NodeDetail>, RuntimeError> {
+        let store = &self.parts.store;
+        match store.ids_by_external_id(scope, external_id).await?.as_slice() {
+            [] => Ok(None),
+            [id] => Ok(store.get(scope, *id, false).await?),
+            _ => Err(RuntimeError::Ambiguous),
+        }
+    }
+
+    /// The latest vectors of a node of the scope, newest first, as far as the database keeps them.
+    pub async fn versions(
+        &self,
+        scope: &TenantScope,
+        id: Uuid,
+        limit: u64,
+    ) -> Result<Vec<NodeVersion>, RuntimeError> {
+        let store = &self.parts.store;
+        if !store.exists(scope, id).await? {
+            return Err(RuntimeError::NotFound(id));
+        }
+        Ok(store.versions(id, limit).await?)
+    }
+}
