@@ -319,7 +319,12 @@ pub async fn open_store(
     let connect = async || Store::connect(&config.dsn, dimension).await;
     let store = progress.wait_for("the database", connect, StoreError::is_unavailable, say);
     let store = store.await.map_err(|error| anyhow!(say(&error)))?;
-    let migrate = async || store.migrate().await;
+    // Before, so that a role that sees nothing changes nothing; and after, of a table that is new.
+    let migrate = async || {
+        store.check_sees_all_rows().await?;
+        store.migrate().await?;
+        store.check_sees_all_rows().await
+    };
     progress
         .wait_for("the migration of the database", migrate, StoreError::is_unavailable, say)
         .await

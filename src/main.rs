@@ -7,7 +7,7 @@ use serde_json::json;
 use tracing::warn;
 use vecmill::{
     app::{self, App, Progress, Role},
-    cli::{self, Cli, Command, Output},
+    cli::{self, Cli, Command, MigrateArgs, Output},
     config::{self, Config, Settings},
     inference, shutdown, telemetry,
 };
@@ -33,7 +33,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Serve(settings) => run_role(Role::Serve, &settings).await,
         Command::Api(settings) => run_role(Role::Api, &settings).await,
         Command::Worker(settings) => run_role(Role::Worker, &settings).await,
-        Command::Migrate(settings) => migrate(&settings, &mut out).await,
+        Command::Migrate(args) => migrate(&args, &mut out).await,
         Command::Openapi => cli::openapi::run(&mut out).await,
         Command::Models(args) => cli::models::run(args, &mut out).await,
         Command::Ingest(args) => cli::ingest::run(args, &mut out).await,
@@ -52,12 +52,19 @@ async fn run_role(role: Role, settings: &Settings) -> anyhow::Result<ExitCode> {
     app::run_until_stopped(signals, App::start(role, settings.check()?)).await
 }
 
-async fn migrate(settings: &Settings, out: &mut Output<'_>) -> anyhow::Result<ExitCode> {
-    let config: Config = settings.check()?;
+async fn migrate(args: &MigrateArgs, out: &mut Output<'_>) -> anyhow::Result<ExitCode> {
+    let config: Config = args.settings.check()?;
     std::fs::create_dir_all(&config.data_dir)?;
     let dimension = inference::dimension_of(&app::model_config(&config.model)).await?;
-    app::open_store(&config, dimension, &Progress::new(config.start_patience)).await?;
-    let text = format!("the database is ready for vectors of {dimension} components");
-    out.result(&text, &json!({ "dimension": dimension }))?;
+    let progress = Progress::new(config.start_patience);
+    let store = app::open_store(&config, dimension, &progress).await?;
+    let mut text = format!("the database is ready for vectors of {dimension} components");
+    if args.rls {
+        let admin = store.enable_row_level_security().await?;
+        text += &format!(
+            "; row-level security is on: GRANT {admin} to the roles of serve, api and worker"
+        );
+    }
+    out.result(&text, &json!({ "dimension": dimension, "rls": args.rls }))?;
     Ok(ExitCode::SUCCESS)
 }

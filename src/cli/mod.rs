@@ -46,6 +46,17 @@ pub struct Cli {
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 the operation or some nodes failed, 2 wrong usage, \
                           3 the server cannot be reached or is not ready";
 
+/// What `vecmill migrate` takes.
+#[derive(Debug, Args)]
+pub struct MigrateArgs {
+    /// Also switch row-level security on for table nodes
+    #[arg(long)]
+    pub rls: bool,
+    /// Which database, and for which model.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
 /// What `vecmill` can do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -56,7 +67,7 @@ pub enum Command {
     /// Work only: claim jobs, embed, store.
     Worker(Box<Settings>),
     /// Create what is missing in the database.
-    Migrate(Box<Settings>),
+    Migrate(Box<MigrateArgs>),
     /// Print the OpenAPI document.
     Openapi,
     /// Fetch and list models.

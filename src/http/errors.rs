@@ -53,6 +53,11 @@ impl Problem {
         }
     }
 
+    /// The same about a part of the request.
+    pub fn of(self, part: &str) -> Self {
+        Self { detail: format!("{part}: {}", self.detail), ..self }
+    }
+
     /// The runtime answered for fewer nodes than it was given.
     pub fn unanswered() -> Self {
         tracing::error!("the runtime answered for fewer nodes than it was given");

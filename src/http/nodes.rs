@@ -19,8 +19,8 @@ use super::{
 };
 use crate::{
     domain::{NewNode, NodePatch, NodeStatus, TenantId, TenantScope},
-    runtime::Runtime,
-    store::{NodeFilter, OnRefusal},
+    runtime::{Accepted, Runtime},
+    store::{NodeFilter, OnRefusal, Refusal},
 };
 
 /// The calls on nodes.
@@ -144,6 +144,11 @@ pub enum VersionsResponse {
     Versions(Json<VersionsAnswer>),
 }
 
+/// The first node that the database refused, by its place in the request.
+fn first_refusal(answers: &[Result<Accepted, Refusal>]) -> Option<(usize, &Refusal)> {
+    answers.iter().enumerate().find_map(|(index, answer)| Some((index, answer.as_ref().err()?)))
+}
+
 #[OpenApi(tag = "Tag::Nodes")]
 impl NodesApi {
     /// Take a node in
@@ -174,7 +179,7 @@ impl NodesApi {
         Data(runtime): Data<&Runtime>,
         batch: JsonBody<NodeBatch>,
     ) -> Result<BatchResponse, Failure<WriteFails>> {
-        let NodeBatch(nodes) = batch.0;
+        let NodeBatch { nodes, on_refusal } = batch.0;
         let mut valid = Vec::with_capacity(nodes.len());
         let mut refused = Vec::with_capacity(nodes.len());
         for node in nodes {
@@ -187,7 +192,12 @@ impl NodesApi {
             }
         }
         let owners: Vec<TenantId> = valid.iter().map(|node| node.tenant_id.clone()).collect();
-        let answers = runtime.ingest(valid, OnRefusal::KeepOthers).await?;
+        let answers = runtime.ingest(valid, on_refusal).await?;
+        if on_refusal == OnRefusal::KeepNone
+            && let Some((index, refusal)) = first_refusal(&answers)
+        {
+            return Err(Problem::from(refusal.clone()).of(&format!("nodes[{index}]")).into());
+        }
         let created = answers.iter().flatten().count() as u64;
         let mut answers = answers.into_iter().zip(owners);
         let mut results = Vec::with_capacity(refused.len());

@@ -9,7 +9,10 @@ use super::{
     limits::{CLASS_MAX_CHARS, CLASSES_MAX, HttpConfig},
     types::{BatchRequest, NodeRequest, PatchRequest},
 };
-use crate::domain::{NewNode, NodePatch, TenantId};
+use crate::{
+    domain::{NewNode, NodePatch, TenantId},
+    store::OnRefusal,
+};
 
 /// What a client of ActiveKG may say of a node, or of a batch of them, that means nothing here.
 const IGNORED: [&str; 2] = ["extract", "extract_before_embed"];
@@ -137,7 +140,12 @@ pub struct RefusedNode {
 
 /// The nodes of a batch, each read or refused, in the order of the request.
 #[derive(Debug)]
-pub struct NodeBatch(pub Vec<Result<NewNode, RefusedNode>>);
+pub struct NodeBatch {
+    /// Each read or refused.
+    pub nodes: Vec<Result<NewNode, RefusedNode>>,
+    /// What becomes of the others when the database refuses some.
+    pub on_refusal: OnRefusal,
+}
 
 impl FromBody for NodeBatch {
     type Schema = BatchRequest;
@@ -168,7 +176,11 @@ impl FromBody for NodeBatch {
                 node => nodes.push(node),
             }
         }
-        Ok(Self(nodes))
+        let on_refusal = match continue_on_error {
+            true => OnRefusal::KeepOthers,
+            false => OnRefusal::KeepNone,
+        };
+        Ok(Self { nodes, on_refusal })
     }
 }
 
@@ -275,7 +287,7 @@ mod tests {
 
     #[test]
     fn an_invalid_node_harms_only_itself_and_keeps_its_place() {
-        let NodeBatch(nodes) = batch(json!({"tenant_id": "acme", "nodes": [
+        let NodeBatch { nodes, .. } = batch(json!({"tenant_id": "acme", "nodes": [
             {"classes": ["a"], "props": {}, "tenant_id": "own"},
             {"classes": [], "props": {}},
             7,
@@ -319,6 +331,6 @@ mod tests {
         assert!(NewNode::from_body(good.clone(), &config).is_ok());
         assert!(NodePatch::from_body(json!({"props": {}, "score": 1}), &config).is_ok());
         let batch = NodeBatch::from_body(json!({"nodes": [good], "score": 1}), &config).unwrap();
-        assert!(batch.0[0].is_ok());
+        assert!(batch.nodes[0].is_ok());
     }
 }

@@ -65,12 +65,13 @@ pub async fn sort_out(worker: &Worker, jobs: Vec<Held>, rows: &[TextRow]) -> Vec
     let (here, absent): (Vec<Held>, Vec<Held>) =
         jobs.into_iter().partition(|(_, job)| found.contains(&(job.node_id, &job.tenant_id)));
     if !absent.is_empty() {
-        explain(worker, absent).await;
+        explain(worker, absent, !found.is_empty()).await;
     }
     here
 }
 
-async fn explain(worker: &Worker, absent: Vec<Held>) {
+/// With a row that was `found` in the same claim, this is the database that the jobs are about.
+async fn explain(worker: &Worker, absent: Vec<Held>, found: bool) {
     let begin: Vec<BeginJob> = absent.iter().map(|(_, job)| begin_job(job)).collect();
     let present = match worker.context.store.present(&begin).await {
         Ok(present) => present,
@@ -87,7 +88,8 @@ async fn explain(worker: &Worker, absent: Vec<Held>) {
         return hold_back(worker, &gone, &Doubt::Store(error)).await;
     }
     let (certain, doubtful): (Vec<Held>, Vec<Held>) = gone.into_iter().partition(|(_, job)| {
-        job.database.is_some() && job.database.as_deref() == worker.context.store.identity()
+        let is_ours = || job.database.as_deref() == worker.context.store.identity();
+        found || job.database.is_some() && is_ours()
     });
     endings::end(worker, "gone", &certain).await;
     if doubtful.is_empty() {

@@ -40,13 +40,13 @@ impl Store {
                 StoreError::Setup(format!("the database DSN is not valid: {wrong}"))
             })?;
             let db = Database::Postgres(Postgres::connect(servers).await?);
-            Ok(Self { writer: db.clone(), db, dimension, identity: Arc::default() })
+            Ok(Self { writer: db.clone(), db, dimension, facts: Arc::default() })
         } else if dsn.starts_with("sqlite:") {
             let options = sqlite_options(dsn)?;
             // The writer comes first: it creates the file and switches it to WAL.
             let writer = Database::Sqlite(connect_sqlite(&options, 1).await?);
             let db = Database::Sqlite(connect_sqlite(&options, SQLITE_READERS).await?);
-            Ok(Self { db, writer, dimension, identity: Arc::default() })
+            Ok(Self { db, writer, dimension, facts: Arc::default() })
         } else {
             Err(StoreError::Setup(
                 "the database DSN must start with postgresql:// or sqlite://, or be of the form \

@@ -32,8 +32,7 @@ impl Store {
         on_new_text: OnNewText<'_>,
     ) -> Result<Patched, StoreError> {
         let transaction = self.begin_write().await?;
-        let patched =
-            patch_locked(&transaction, self.dimension, scope, id, patch, on_new_text).await?;
+        let patched = patch_locked(self, &transaction, scope, id, patch, on_new_text).await?;
         // Unless it is done, nothing was written; the lock is given back at once in any case.
         transaction.commit().await?;
         Ok(patched)
@@ -58,8 +57,8 @@ impl Store {
 }
 
 async fn patch_locked(
+    store: &Store,
     transaction: &impl ConnectionTrait,
-    dimension: usize,
     scope: &TenantScope,
     id: Uuid,
     patch: &NodePatch,
@@ -85,7 +84,7 @@ async fn patch_locked(
         }
         OnNewText::Store(of, result) if *of == source => {
             write(transaction, id, &old, &new, Some(NodeStatus::Processing)).await?;
-            finish(transaction, dimension, result).await?
+            finish(store, transaction, result).await?
         }
         OnNewText::Ask | OnNewText::Store(..) => {
             return Ok(Patched::NewText { tenant_id, source });
@@ -190,13 +189,13 @@ async fn write(
 
 /// Writes what was made of the new text; answers the status that the node has with it.
 async fn finish(
+    store: &Store,
     transaction: &impl ConnectionTrait,
-    dimension: usize,
     result: &Result<Vector, Outcome>,
 ) -> Result<NodeStatus, StoreError> {
     match result {
         Ok(vector) => {
-            let stored = results::complete(transaction, dimension, &[vector]).await?;
+            let stored = results::complete(store, transaction, &[vector]).await?;
             if stored.is_empty() {
                 return Err(StoreError::Refused(sea_orm::DbErr::RecordNotUpdated));
             }

@@ -110,7 +110,7 @@ impl Store {
         let mut parts: Vec<Range<usize>> = vec![0..rows.len()];
         while let Some(part) = parts.pop() {
             let savepoint = transaction.savepoint().await?;
-            match T::write(&rows[part.clone()], &savepoint, self.dimension, birth).await {
+            match T::write(&rows[part.clone()], self, &savepoint, birth).await {
                 Ok(()) => savepoint.commit().await?,
                 Err(StoreError::Row(refusal)) => {
                     savepoint.rollback().await?;
@@ -141,8 +141,8 @@ trait New: Sized + Sync {
     /// [`StoreError::Row`] when the database refuses one.
     fn write(
         rows: &[Self],
+        store: &Store,
         db: &Transaction,
-        dimension: usize,
         birth: Birth,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 }
@@ -150,8 +150,8 @@ trait New: Sized + Sync {
 impl New for NewNode {
     async fn write(
         nodes: &[Self],
+        _store: &Store,
         db: &Transaction,
-        _dimension: usize,
         birth: Birth,
     ) -> Result<(), StoreError> {
         let written = insert(db, nodes.iter(), birth).await?;
@@ -166,8 +166,8 @@ impl New for NewNode {
 impl New for (NewNode, Result<Vector, Outcome>) {
     async fn write(
         nodes: &[Self],
+        store: &Store,
         db: &Transaction,
-        dimension: usize,
         birth: Birth,
     ) -> Result<(), StoreError> {
         let written = insert(db, nodes.iter().map(|(node, _)| node), birth).await?;
@@ -176,7 +176,7 @@ impl New for (NewNode, Result<Vector, Outcome>) {
         }
         let vectors: Vec<&Vector> =
             nodes.iter().filter_map(|(_, result)| result.as_ref().ok()).collect();
-        let stored = results::complete(db, dimension, &vectors).await?;
+        let stored = results::complete(store, db, &vectors).await?;
         if stored.len() != vectors.len() {
             return Err(StoreError::Refused(sea_orm::DbErr::RecordNotUpdated));
         }

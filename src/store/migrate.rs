@@ -24,7 +24,7 @@ impl Store {
         Migrator { dimension: self.dimension }.apply(&transaction).await?;
         self.check_dimension(&transaction).await?;
         transaction.commit().await?;
-        self.identify().await
+        self.look_around().await
     }
 
     async fn check_dimension(&self, transaction: &DatabaseTransaction) -> Result<(), StoreError> {

@@ -12,6 +12,7 @@ mod dsn;
 mod due;
 mod edit;
 mod error;
+mod facts;
 mod failure;
 mod insert;
 mod lookup;
@@ -40,6 +41,7 @@ pub use types::*;
 use std::sync::{Arc, OnceLock};
 
 use database::{Database, Transaction};
+use facts::Facts;
 
 /// The database. Clones share its connections.
 #[derive(Debug, Clone)]
@@ -51,8 +53,8 @@ pub struct Store {
     writer: Database,
     /// Components of each vector.
     dimension: usize,
-    /// Which database this is; see [`Store::identity`].
-    identity: Arc<OnceLock<String>>,
+    /// Empty until [`Store::migrate`].
+    facts: Arc<OnceLock<Facts>>,
 }
 
 impl Store {

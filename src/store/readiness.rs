@@ -9,13 +9,16 @@ const PRIVILEGES: [&str; 4] = ["SELECT", "INSERT", "UPDATE", "DELETE"];
 
 impl Store {
     /// Whether the database answers, and would take what we write: it is no standby and not
-    /// read-only, the table is there, and the role has its rights on it.
+    /// read-only, the table is there, and the role has its rights on it and sees all rows.
     ///
     /// # Errors
     /// Why not; [`StoreError::for_operators`] says it in one line.
     pub async fn check_writable(&self) -> Result<(), StoreError> {
         match &self.writer {
-            Database::Postgres(postgres) => check_postgres(postgres).await,
+            Database::Postgres(postgres) => {
+                check_postgres(postgres).await?;
+                self.check_sees_all_rows().await
+            }
             Database::Sqlite(_) => self.check_sqlite().await,
         }
     }

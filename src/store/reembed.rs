@@ -52,12 +52,11 @@ impl Store {
                 Err(outcome) => others.push(outcome),
             }
         }
-        let mut written: Vec<(Uuid, NodeStatus)> =
-            results::complete(&transaction, self.dimension, &vectors)
-                .await?
-                .into_iter()
-                .map(|id| (id, NodeStatus::Ready))
-                .collect();
+        let mut written: Vec<(Uuid, NodeStatus)> = results::complete(self, &transaction, &vectors)
+            .await?
+            .into_iter()
+            .map(|id| (id, NodeStatus::Ready))
+            .collect();
         mark_processing(&transaction, &others).await?;
         outcomes::record(&transaction, &others).await?;
         written.extend(others.iter().map(|outcome| (outcome.id, outcome.status)));

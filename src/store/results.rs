@@ -23,10 +23,10 @@ impl Store {
     pub async fn complete(&self, vectors: &[Vector]) -> Result<Vec<Uuid>, StoreError> {
         let vectors: Vec<&Vector> = vectors.iter().collect();
         match self.dialect() {
-            Dialect::Postgres => complete(&self.writer, self.dimension, &vectors).await,
+            Dialect::Postgres => complete(self, &self.writer, &vectors).await,
             Dialect::Sqlite => {
                 let transaction = self.begin_write().await?;
-                let stored = complete(&transaction, self.dimension, &vectors).await?;
+                let stored = complete(self, &transaction, &vectors).await?;
                 transaction.commit().await?;
                 Ok(stored)
             }
@@ -36,10 +36,11 @@ impl Store {
 
 /// See [`Store::complete`]. In SQLite `db` must be a transaction that holds the write lock.
 pub(super) async fn complete(
+    store: &Store,
     db: &impl ConnectionTrait,
-    dimension: usize,
     vectors: &[&Vector],
 ) -> Result<Vec<Uuid>, StoreError> {
+    let dimension = store.dimension;
     if vectors.is_empty() {
         return Ok(Vec::new());
     }
@@ -47,7 +48,7 @@ pub(super) async fn complete(
         return Err(StoreError::Dimension { column: dimension, model: wrong.values.len() });
     }
     match Dialect::of(db.get_database_backend()) {
-        Dialect::Postgres => complete_postgres(db, dimension, vectors).await,
+        Dialect::Postgres => complete_postgres(store, db, vectors).await,
         Dialect::Sqlite => complete_sqlite(db, dimension, vectors).await,
     }
 }
@@ -111,8 +112,8 @@ fn assignments(dialect: Dialect) -> String {
 /// The texts are compared by their hashes, so that none travels to the database again. The
 /// components of all vectors travel as one binary array, and are cut apart there.
 async fn complete_postgres(
+    store: &Store,
     db: &impl ConnectionTrait,
-    dimension: usize,
     vectors: &[&Vector],
 ) -> Result<Vec<Uuid>, StoreError> {
     let rows: Vec<VectorRow<'_>> = vectors
@@ -136,21 +137,51 @@ async fn complete_postgres(
          ), held AS MATERIALIZED ( \
            SELECT n.id, {text_hash} AS text_hash FROM v JOIN nodes AS n ON n.id = v.id \
            FOR NO KEY UPDATE OF n SKIP LOCKED \
-         ) UPDATE nodes AS n SET {assignments}, embedding = v.embedding, drift_score = CASE \
-             WHEN n.embedding IS NULL OR vector_dims(n.embedding) <> $3 THEN 0 \
-             ELSE coalesce(nullif(n.embedding <=> v.embedding, 'NaN'), 0) END \
-         FROM v JOIN held ON held.id = v.id AND held.text_hash = v.text_hash \
-         WHERE n.id = held.id \
-         RETURNING n.id",
+         ), stored AS ( \
+           UPDATE nodes AS n SET {assignments}, embedding = v.embedding, drift_score = CASE \
+               WHEN n.embedding IS NULL OR vector_dims(n.embedding) <> $3 THEN 0 \
+               ELSE coalesce(nullif(n.embedding <=> v.embedding, 'NaN'), 0) END \
+           FROM v JOIN held ON held.id = v.id AND held.text_hash = v.text_hash \
+           WHERE n.id = held.id \
+           RETURNING n.id, n.tenant_id, n.payload_ref, n.refresh_policy, n.drift_score \
+         ){beside} SELECT id FROM stored",
         rows = Dialect::Postgres.rows(&fields.concat()),
         assignments = assignments(Dialect::Postgres),
         text_hash = postgres_text_hash("n.props"),
+        beside = beside(store),
     );
-    let dimension = i32::try_from(dimension).unwrap_or(i32::MAX);
+    let dimension = i32::try_from(store.dimension).unwrap_or(i32::MAX);
     let values = [to_json(&rows).into(), components.into(), dimension.into()];
     let statement = Statement::from_sql_and_values(DbBackend::Postgres, sql, values);
     let stored = db.query_all_raw(statement).await?;
     Ok(stored.iter().map(|row| row.try_get("", "id")).collect::<Result<_, _>>()?)
+}
+
+/// What the tables of an ActiveKG installation get with each vector: a row of its history, and an
+/// event when the vector has moved further than the node's policy lets it.
+fn beside(store: &Store) -> String {
+    let facts = store.facts.get();
+    let mut sql = String::new();
+    if facts.is_some_and(|facts| facts.has_history) {
+        sql.push_str(
+            ", history AS ( \
+               INSERT INTO embedding_history (node_id, drift_score, embedding_ref) \
+               SELECT id, drift_score, payload_ref FROM stored ON CONFLICT DO NOTHING)",
+        );
+    }
+    if facts.is_some_and(|facts| facts.has_events) {
+        sql.push_str(
+            ", moved AS ( \
+               INSERT INTO events (node_id, type, payload, tenant_id, actor_id, actor_type) \
+               SELECT id, 'refreshed', jsonb_build_object('drift_score', drift_score, \
+                        'last_refreshed', now(), 'auto_embed', true), \
+                      tenant_id, 'embedding_worker', 'system' \
+               FROM stored WHERE drift_score > CASE \
+                 WHEN jsonb_typeof(refresh_policy->'drift_threshold') = 'number' \
+                 THEN (refresh_policy->>'drift_threshold')::double precision ELSE 0.1 END)",
+        );
+    }
+    sql
 }
 
 /// What the guard and the drift look at.

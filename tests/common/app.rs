@@ -125,7 +125,11 @@ impl TestApp {
         intensity: RestartIntensity,
     ) -> Self {
         let config = Settings::with(&with_short_intervals(dir, settings)).unwrap();
-        let app = App::start_with(role, config, model, intensity).await.unwrap();
+        Self::of(App::start_with(role, config, model, intensity).await.unwrap())
+    }
+
+    /// One that is running.
+    pub fn of(app: App) -> Self {
         let base = app.address().map(|address| format!("http://{address}")).unwrap_or_default();
         Self { app: Some(app), base, client: Client::new() }
     }

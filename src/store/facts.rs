@@ -1,0 +1,95 @@
+//! What the program needs to know of the database that it found: which one it is, and which tables
+//! of an ActiveKG installation want a row with each vector.
+
+use sea_orm::{ConnectionTrait, DbBackend, Statement};
+use sha2::{Digest, Sha256};
+use tracing::warn;
+
+use super::{
+    Store, StoreError,
+    dialect::{Dialect, hex},
+};
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Facts {
+    /// Identifies the database, if the server says it.
+    pub(super) identity: Option<String>,
+    /// Whether `embedding_history` keeps what becomes of vectors.
+    pub(super) has_history: bool,
+    /// Whether `events` tells of vectors that moved.
+    pub(super) has_events: bool,
+}
+
+/// The same on all servers of a cluster, and another after a dump was restored elsewhere.
+const POSTGRES_IDENTITY: &str = "\
+SELECT c.system_identifier::text || ':' || d.oid::text AS name \
+FROM pg_control_system() AS c, pg_database AS d WHERE d.datname = current_database()";
+const SQLITE_IDENTITY: &str = "SELECT file AS name FROM pragma_database_list WHERE name = 'main'";
+/// Bytes of a hash that tell two databases apart.
+const IDENTITY_BYTES: usize = 8;
+
+/// The tables of ActiveKG that are written, with the columns that are.
+const HISTORY: (&str, &[&str]) =
+    ("embedding_history", &["node_id", "drift_score", "embedding_ref"]);
+const EVENTS: (&str, &[&str]) =
+    ("events", &["node_id", "type", "payload", "tenant_id", "actor_id", "actor_type"]);
+
+impl Store {
+    /// Identifies this database; `None` before [`Store::migrate`], or if the server does not say.
+    pub fn identity(&self) -> Option<&str> {
+        self.facts.get()?.identity.as_deref()
+    }
+
+    /// Finds out. A second call changes nothing.
+    pub(super) async fn look_around(&self) -> Result<(), StoreError> {
+        let facts = match self.dialect() {
+            Dialect::Sqlite => Facts { identity: self.identify().await?, ..Facts::default() },
+            Dialect::Postgres => Facts {
+                identity: self.identify().await?,
+                has_history: self.may_fill(HISTORY).await?,
+                has_events: self.may_fill(EVENTS).await?,
+            },
+        };
+        // Another caller found the same.
+        let _ = self.facts.set(facts);
+        Ok(())
+    }
+
+    async fn identify(&self) -> Result<Option<String>, StoreError> {
+        let (backend, sql) = match self.dialect() {
+            Dialect::Postgres => (DbBackend::Postgres, POSTGRES_IDENTITY),
+            Dialect::Sqlite => (DbBackend::Sqlite, SQLITE_IDENTITY),
+        };
+        let row = self.writer.query_one_raw(Statement::from_string(backend, sql)).await;
+        let name: String = match row.map_err(StoreError::from) {
+            Ok(Some(row)) => row.try_get("", "name")?,
+            Ok(None) | Err(StoreError::Refused(_)) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        Ok(Some(hex(&Sha256::digest(name)[..IDENTITY_BYTES])))
+    }
+
+    /// Whether a table is there, has these columns, and takes rows from us.
+    async fn may_fill(&self, (table, columns): (&str, &[&str])) -> Result<bool, StoreError> {
+        let names: Vec<String> = columns.iter().map(|name| format!("'{name}'")).collect();
+        let sql = format!(
+            "SELECT has_table_privilege(c.oid, 'INSERT') AS may_insert, \
+               (SELECT count(*) FROM pg_attribute AS a WHERE a.attrelid = c.oid \
+                  AND NOT a.attisdropped AND a.attname IN ({names})) = {count} AS has_columns \
+             FROM pg_class AS c WHERE c.oid = to_regclass('{table}')",
+            names = names.join(", "),
+            count = columns.len(),
+        );
+        let statement = Statement::from_string(DbBackend::Postgres, sql);
+        let Some(row) = self.writer.query_one_raw(statement).await? else { return Ok(false) };
+        if !row.try_get::<bool>("", "has_columns")? {
+            return Ok(false);
+        }
+        let may = row.try_get("", "may_insert")? && self.check_sight(table).await.is_ok();
+        if !may {
+            warn!("table {table} is not written: the role may not insert all rows there");
+        }
+        Ok(may)
+    }
+}

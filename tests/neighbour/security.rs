@@ -1,0 +1,105 @@
+//! Its row-level security.
+
+use reqwest::StatusCode;
+use serde_json::json;
+use vecmill::app::Role;
+
+use crate::{
+    common::wait_until,
+    site::{DEADLINE, Site},
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_of_the_role_that_sees_all_does_the_main_job() {
+    let (site, [_, member]) = Site::secured().await;
+    let app = site.start(Role::Serve, &member, &[]).await.unwrap();
+    assert_eq!(app.get("/readyz").await.0, StatusCode::OK);
+    for tenant in ["acme", "other"] {
+        app.ingest(tenant, &["a".to_owned(), "b".to_owned()]).await;
+    }
+    assert_eq!(app.settled(DEADLINE).await["ready"], 4);
+    assert_eq!(site.find("SELECT 1 FROM embedding_history").await.len(), 4);
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_owner_does_the_main_job_unless_security_is_forced() {
+    let (site, [_, member]) = Site::secured().await;
+    let app = site.serve().await;
+    app.ingest("acme", &["a".to_owned()]).await;
+    assert_eq!(app.settled(DEADLINE).await["ready"], 1);
+    app.stop().await;
+    // A policy that keeps rows back is looked at, whatever others let pass.
+    site.sql("CREATE POLICY less ON nodes AS RESTRICTIVE USING (tenant_id <> 'acme')").await;
+    let error = site.start(Role::Serve, &member, &[]).await.err().unwrap();
+    assert!(error.contains("row-level security"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_does_not_see_all_is_refused_with_what_to_grant() {
+    let (site, [plain, _]) = Site::secured().await;
+    for role in [Role::Serve, Role::Worker, Role::Api] {
+        let error = site.start(role, &plain, &[]).await.err().unwrap();
+        assert!(error.contains("GRANT admin_role TO plain_"), "{error}");
+        assert!(!error.contains('\n') && error.contains("row-level security"), "{error}");
+    }
+    // Without a role that sees all, the line says how to make one.
+    site.sql("DROP POLICY admin_all_nodes ON nodes").await;
+    let error = site.start(Role::Worker, &plain, &[]).await.err().unwrap();
+    assert!(error.contains("CREATE POLICY vecmill_all ON nodes TO plain_"), "{error}");
+    let policy = error.split("run ").last().unwrap();
+    site.sql(policy).await;
+    site.start(Role::Worker, &plain, &[]).await.unwrap().stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_right_that_is_taken_away_loses_no_job() {
+    let (site, [plain, _]) = Site::secured().await;
+    let role = plain.split("://").nth(1).unwrap().split('@').next().unwrap().to_owned();
+    site.sql(&format!("GRANT admin_role TO {role}")).await;
+    let app = site.start(Role::Serve, &plain, &[]).await.unwrap();
+    app.ingest("acme", &["first".to_owned()]).await;
+    assert_eq!(app.settled(DEADLINE).await["ready"], 1);
+
+    site.sql(&format!("REVOKE admin_role FROM {role}")).await;
+    wait_until(DEADLINE, async || app.get("/readyz").await.0 == StatusCode::SERVICE_UNAVAILABLE)
+        .await;
+    let ready = app.get("/readyz").await.1;
+    assert!(ready["detail"].as_str().unwrap().contains("GRANT admin_role"), "{ready}");
+    // Jobs of nodes that are there, and out of sight.
+    for i in 0..20_u128 {
+        let id = uuid::Uuid::from_u128(i + 1);
+        site.sql(&format!(
+            "INSERT INTO nodes (id, tenant_id, props) VALUES ('{id}', 'acme', '{{\"text\": \"{i}\"}}')"
+        ))
+        .await;
+        let job = json!({"job_id": "j", "node_id": id, "tenant_id": "acme", "action": "embed"});
+        site.redis.cli(&["LPUSH", "embedding:queue", &job.to_string()]);
+    }
+    // The worker looks at them, more than once, and keeps them.
+    let claims = || {
+        let stats = site.redis.cli(&["INFO", "commandstats"]);
+        stats.lines().find(|line| line.starts_with("cmdstat_evalsha")).map(str::len)
+    };
+    assert!(claims().is_some());
+    tokio::time::timeout(std::time::Duration::from_secs(3), app.settled(DEADLINE))
+        .await
+        .expect_err("jobs of rows that are not seen are kept");
+    site.sql(&format!("GRANT admin_role TO {role}")).await;
+    wait_until(DEADLINE, async || app.count("ready").await == 21).await;
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn security_is_switched_on_only_when_asked_for() {
+    let site = Site::new().await;
+    site.serve().await.stop().await;
+    let is_on = "SELECT relrowsecurity AS is_on FROM pg_class WHERE relname = 'nodes'";
+    assert_eq!(site.find(is_on).await, [json!({"is_on": false})]);
+    let store = vecmill::store::Store::connect(&site.dsn, 384).await.unwrap();
+    assert_eq!(store.enable_row_level_security().await.unwrap(), "admin_role");
+    assert_eq!(site.find(is_on).await, [json!({"is_on": true})]);
+    // Once more changes nothing.
+    store.enable_row_level_security().await.unwrap();
+    assert_eq!(site.find("SELECT 1 FROM pg_policy").await.len(), 2);
+}
