@@ -5,6 +5,8 @@ mod common;
 #[path = "store/support.rs"]
 mod support;
 
+#[path = "store/busy_table.rs"]
+mod busy_table;
 #[path = "store/cache.rs"]
 mod cache;
 #[path = "store/edit.rs"]

@@ -1,10 +1,12 @@
 //! Creates what is missing in a Vecmill database, and alters nothing that is not ours: the database
 //! may be empty, ours, or one that an ActiveKG installation made and still uses.
 
+mod indexes;
 mod m0001_nodes;
-mod m0002_stale;
 mod m0003_inputs;
-mod m0004_latest;
+mod only_indexes;
+
+pub use indexes::{INDEXES, Index, OBSOLETE};
 
 use sea_orm_migration::{MigratorTraitSelf, prelude::*, sea_orm::DatabaseTransaction};
 
@@ -19,9 +21,9 @@ impl MigratorTraitSelf for Migrator {
     fn migrations(&self) -> Vec<Box<dyn MigrationTrait>> {
         vec![
             Box::new(m0001_nodes::Migration { dimension: self.dimension }),
-            Box::new(m0002_stale::Migration),
+            Box::new(only_indexes::Migration("m0002_stale")),
             Box::new(m0003_inputs::Migration),
-            Box::new(m0004_latest::Migration),
+            Box::new(only_indexes::Migration("m0004_latest")),
         ]
     }
 

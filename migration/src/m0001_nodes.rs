@@ -1,4 +1,4 @@
-//! Table `nodes` with its columns and indexes, as far as they are not there yet.
+//! Table `nodes` with its columns, as far as they are not there yet.
 
 use std::collections::HashSet;
 
@@ -48,13 +48,6 @@ const COLUMNS: [Column; 20] = [
     ("embedding_truncated", "boolean", "boolean"),
 ];
 
-/// For the sweep, the listing, and the counts and filters by status.
-const INDEXES: [(&str, &str); 3] = [
-    ("vecmill_nodes_open", "nodes (id) WHERE embedding_status IN ('queued', 'processing')"),
-    ("vecmill_nodes_tenant_status", "nodes (tenant_id, embedding_status)"),
-    ("vecmill_nodes_created", "nodes (created_at, id)"),
-];
-
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
@@ -74,9 +67,6 @@ impl MigrationTrait for Migration {
                 db.execute_unprepared(&format!("ALTER TABLE nodes ADD COLUMN {definition}"))
                     .await?;
             }
-        }
-        for (name, of) in INDEXES {
-            db.execute_unprepared(&format!("CREATE INDEX IF NOT EXISTS {name} ON {of}")).await?;
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use sea_orm_migration::{
 
 use crate::m0001_nodes::columns_of_nodes;
 
-/// Adds the columns and the index.
+/// Adds the columns.
 pub(crate) struct Migration;
 
 impl MigrationName for Migration {
@@ -34,12 +34,6 @@ impl MigrationTrait for Migration {
             let kind = if backend == DbBackend::Sqlite { sqlite } else { postgres };
             db.execute_unprepared(&format!("ALTER TABLE nodes ADD COLUMN {name} {kind}")).await?;
         }
-        // Half as large as a tree, and as cheap to write; `m0004_latest` replaces it.
-        let method = if backend == DbBackend::Sqlite { "" } else { "USING hash" };
-        let create = format!(
-            "CREATE INDEX IF NOT EXISTS vecmill_nodes_input ON nodes {method} \
-             (embedding_input_hash) WHERE embedding_input_hash IS NOT NULL"
-        );
-        db.execute_unprepared(&create).await.map(drop)
+        Ok(())
     }
 }

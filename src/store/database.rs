@@ -56,6 +56,16 @@ impl Database {
     }
 }
 
+impl Database {
+    /// Whether somebody stands between us and the server, who gives it to others in between.
+    pub(super) async fn is_pooled(&self) -> Result<bool, DbErr> {
+        match self {
+            Self::Postgres(postgres) => postgres.is_pooled().await,
+            Self::Sqlite(_) => Ok(false),
+        }
+    }
+}
+
 pub(super) fn write_options() -> TransactionOptions {
     TransactionOptions {
         sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),

@@ -53,6 +53,11 @@ pub(super) fn is_conflict(error: &DbErr) -> bool {
         .is_some_and(|code| matches!(code.as_ref(), "40001" | "40P01"))
 }
 
+/// Whether a lock was not to be had in the time that the statement had for it.
+pub(super) fn is_lock_timeout(error: &DbErr) -> bool {
+    database_error(error).and_then(|error| error.code()).is_some_and(|code| code == "55P03")
+}
+
 impl From<DbErr> for StoreError {
     fn from(error: DbErr) -> Self {
         let unavailable = match &error {

@@ -3,6 +3,7 @@
 //! One statement serves both databases where their SQL agrees; [`dialect`] holds what differs.
 //! Statements are set-based: a batch of rows travels as one parameter and is written at once.
 
+mod blockers;
 mod cache;
 mod conflict;
 mod connect;

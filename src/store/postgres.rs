@@ -144,6 +144,11 @@ impl Postgres {
         Ok(PostgresTransaction::of(held))
     }
 
+    /// Whether the server may serve others between our transactions.
+    pub(super) async fn is_pooled(&self) -> Result<bool, DbErr> {
+        Ok(self.acquire().await?.session().is_shared())
+    }
+
     /// A connection of its own, whose statements have all the time in the world, and what a
     /// transaction on it begins with. Behind a pooler, only transactions hold together, and only
     /// that beginning makes room for their prepared statements.
