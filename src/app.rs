@@ -15,7 +15,7 @@ use crate::{
         Workers, WorkersReady,
     },
     shutdown::Signals,
-    store::{Store, StoreError},
+    store::{Store, StoreError, TextRule},
     telemetry::{Chain, metrics},
 };
 
@@ -191,7 +191,10 @@ impl App {
             Mode::Inline(Box::new(InlineEmbedder::start(model, worker, fatal)?))
         };
         if let Some(http) = &self.http {
-            http.open(Runtime::new(store, mode, retry_after, embed_info), &self.config);
+            http.open(
+                Runtime::new(store, mode, retry_after, embed_info, self.config.texts.auto_embed),
+                &self.config,
+            );
         }
         Ok(())
     }
@@ -329,7 +332,7 @@ pub async fn open_store(
         .wait_for("the migration of the database", migrate, StoreError::is_unavailable, say)
         .await
         .map_err(|error| anyhow!(say(&error)))?;
-    Ok(store)
+    Ok(store.with_rule(TextRule { with_prefix: config.texts.with_prefix }))
 }
 
 /// The settings as the loader wants them.

@@ -5,6 +5,7 @@ mod http;
 mod model;
 mod parse;
 mod settings;
+mod texts;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -13,6 +14,7 @@ pub use http::HttpOptions;
 pub use model::{ModelOptions, ModelSettings};
 pub use parse::ConfigError;
 pub use settings::Settings;
+pub use texts::{TextOptions, TextSettings};
 
 use crate::domain::RetryPolicy;
 
@@ -35,6 +37,8 @@ pub struct Config {
     pub http: HttpConfig,
     /// The model.
     pub model: ModelSettings,
+    /// What is embedded of a node.
+    pub texts: TextSettings,
     /// The workers.
     pub worker: WorkerConfig,
     /// Within which time a shutdown finishes work in hand or hands it back.

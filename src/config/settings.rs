@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    Config, ConfigError, HttpOptions, ModelOptions, QueueConfig, WorkerConfig,
+    Config, ConfigError, HttpOptions, ModelOptions, QueueConfig, TextOptions, WorkerConfig,
     parse::{self, check},
 };
 use crate::domain::RetryPolicy;
@@ -51,6 +51,8 @@ pub struct Settings {
     embedding_dlq_max: String,
     #[command(flatten)]
     model: ModelOptions,
+    #[command(flatten)]
+    texts: TextOptions,
     /// Embedders in a worker process
     #[arg(long, env = "EMBEDDING_REPLICAS", default_value = "1", value_name = "N")]
     embedding_replicas: String,
@@ -163,6 +165,7 @@ impl Settings {
             queue: self.queue()?,
             http: self.http.check()?,
             model: self.model.check()?,
+            texts: self.texts.check()?,
             worker: WorkerConfig {
                 poll_interval: check!(self.embedding_worker_poll_interval, seconds, 0.01..=60.0),
                 lease: check!(self.embedding_lease_seconds, seconds, 0.5..=3600.0),

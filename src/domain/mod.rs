@@ -6,6 +6,7 @@ pub mod due;
 pub mod job;
 pub mod node;
 pub mod patch;
+pub mod prefix;
 pub mod retry;
 pub mod tenant;
 

@@ -147,7 +147,7 @@ async fn store(worker: &Worker, embedded: Vec<(Text, Vec<f32>)>) {
     for (text, values) in good {
         rows.push(Vector {
             id: text.job.node_id,
-            text_hash: text.text_hash,
+            text_hash: Some(text.text_hash),
             source_hash: text.source_hash,
             input_hash: text.input_hash,
             values,
@@ -199,7 +199,7 @@ async fn write(worker: &Worker, rows: &[Vector]) -> (HashSet<Uuid>, HashSet<(Uui
             Ok(ids) => stored.extend(ids),
             Err(error) if part.len() == 1 => {
                 error!(error = %Chain(&error), node = %part[0].id, "cannot store a vector");
-                refused.insert((part[0].id, part[0].text_hash));
+                refused.extend(part[0].text_hash.map(|hash| (part[0].id, hash)));
             }
             Err(_) => {
                 let (first, second) = part.split_at(part.len() / 2);

@@ -63,6 +63,7 @@ pub(super) struct Parts {
     pub(super) store: Store,
     pub(super) mode: Mode,
     pub(super) retry_after: Duration,
+    pub(super) auto_embed: bool,
     pub(super) embed_info: EmbedInfo,
     pub(super) last_seen: LastSeen,
 }
@@ -72,9 +73,18 @@ const READINESS_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Runtime {
     /// A handle to these parts. `retry_after` is what clients are told when a limit is met.
-    pub fn new(store: Store, mode: Mode, retry_after: Duration, embed_info: EmbedInfo) -> Self {
+    /// Without `auto_embed`, new nodes are stored and not embedded.
+    pub fn new(
+        store: Store,
+        mode: Mode,
+        retry_after: Duration,
+        embed_info: EmbedInfo,
+        auto_embed: bool,
+    ) -> Self {
         let last_seen = LastSeen::new();
-        Self { parts: Arc::new(Parts { store, mode, retry_after, embed_info, last_seen }) }
+        Self {
+            parts: Arc::new(Parts { store, mode, retry_after, embed_info, last_seen, auto_embed }),
+        }
     }
 
     /// Whether nodes are queued, rather than embedded while the client waits.

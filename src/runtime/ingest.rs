@@ -12,7 +12,7 @@ use super::{
 use crate::{
     domain::{Action, Job, NewNode, NodeStatus, TenantId},
     queue::{Admission, Limits, Queue, Reservation},
-    store::{OnRefusal, Refusal, Refusals},
+    store::{Birth, OnRefusal, Refusal, Refusals},
     telemetry::{Chain, metrics},
 };
 
@@ -31,6 +31,7 @@ impl Runtime {
         let parts = Arc::clone(&self.parts);
         to_the_end(async move {
             match &parts.mode {
+                _ if !parts.auto_embed => only_store(&parts, nodes, on_refusal).await,
                 Mode::Inline(embedder) => embedder.ingest(&parts.store, nodes, on_refusal).await,
                 Mode::Queued { queue, limits, .. } => {
                     enqueue_new(&parts, queue, *limits, nodes, on_refusal).await
@@ -71,6 +72,30 @@ pub(super) async fn cancel(queue: &Queue, reservation: &Reservation) {
     if let Err(error) = queue.cancel(reservation).await {
         warn!(error = %Chain(&error), "a reservation is left to run out");
     }
+}
+
+/// Why a node is not embedded that was stored while new nodes are not.
+const NOT_EMBEDDED: Birth =
+    Birth { status: NodeStatus::Skipped, reason: Some("auto_embed_disabled") };
+
+/// Writes nodes that nobody embeds until a refresh or requeue asks for it.
+async fn only_store(
+    parts: &Parts,
+    nodes: Vec<NewNode>,
+    on_refusal: OnRefusal,
+) -> Result<Vec<Result<Accepted, Refusal>>, RuntimeError> {
+    let refusals = parts.store.insert_nodes(&nodes, NOT_EMBEDDED, on_refusal).await?;
+    let to_accepted = |node: NewNode| Accepted {
+        id: node.id,
+        tenant_id: node.tenant_id,
+        status: NOT_EMBEDDED.status,
+        job_id: None,
+    };
+    Ok(nodes
+        .into_iter()
+        .zip(refusals)
+        .map(|(node, refusal)| refusal.map_or_else(|| Ok(to_accepted(node)), Err))
+        .collect())
 }
 
 async fn enqueue_new(

@@ -22,11 +22,9 @@ use super::{
 };
 use crate::{
     config::WorkerConfig,
-    domain::{NewNode, NodeStatus, batch::plan, node::text_of_props},
+    domain::{NewNode, NodeStatus, batch::plan},
     inference::{BackendThread, EmbedError, Encoding, Model},
-    store::{
-        InputHash, OnRefusal, Outcome, Refusal, Store, Subject, TextSource, Vector, text_hash,
-    },
+    store::{InputHash, OnRefusal, Outcome, Refusal, Store, Subject, TextRule, TextSource, Vector},
     telemetry::{Chain, metrics},
 };
 
@@ -103,10 +101,11 @@ impl InlineEmbedder {
         nodes: Vec<NewNode>,
         on_refusal: OnRefusal,
     ) -> Result<Vec<Result<Accepted, Refusal>>, RuntimeError> {
-        let texts = nodes.iter().map(|node| text_of_props(&node.props).map(str::to_owned));
-        let with_text: Vec<usize> =
-            (0..nodes.len()).filter(|&i| text_of_props(&nodes[i].props).is_some()).collect();
-        let embeddings = self.embed_texts(store, texts.flatten().collect(), false).await?;
+        let texts: Vec<Option<String>> =
+            nodes.iter().map(|node| store.rule().text(&node.props, &node.classes)).collect();
+        let with_text: Vec<usize> = (0..nodes.len()).filter(|&i| texts[i].is_some()).collect();
+        let texts = texts.into_iter().flatten().collect();
+        let embeddings = self.embed_texts(store, texts, false).await?;
         let mut embeddings = with_text.into_iter().zip(embeddings).peekable();
         let rows: Vec<(NewNode, Result<Vector, Outcome>)> = nodes
             .into_iter()
@@ -114,7 +113,8 @@ impl InlineEmbedder {
             .map(|(i, node)| {
                 let embedding = embeddings.next_if(|(index, _)| *index == i);
                 let embedding = embedding.map(|(_, embedding)| embedding);
-                let result = self.result(node.id, node.payload_ref.is_some(), embedding);
+                let result =
+                    self.result(store.rule(), node.id, node.payload_ref.is_some(), embedding);
                 (node, result)
             })
             .collect();
@@ -145,7 +145,7 @@ impl InlineEmbedder {
     ) -> Result<Result<Vector, Outcome>, RuntimeError> {
         let texts = source.text.iter().cloned().collect();
         let embedding = self.embed_texts(store, texts, false).await?.pop();
-        Ok(self.result(id, source.payload_ref.is_some(), embedding))
+        Ok(self.result(store.rule(), id, source.payload_ref.is_some(), embedding))
     }
 
     /// Embeds the texts of nodes that are there, and writes nothing; one answer a node, in order.
@@ -160,7 +160,7 @@ impl InlineEmbedder {
         let mut embeddings = self.embed_texts(store, texts, anew).await?.into_iter();
         let result = |(id, source): &(Uuid, TextSource)| {
             let embedding = source.text.as_ref().and_then(|_| embeddings.next());
-            self.result(*id, source.payload_ref.is_some(), embedding)
+            self.result(store.rule(), *id, source.payload_ref.is_some(), embedding)
         };
         Ok(sources.iter().map(result).collect())
     }
@@ -230,6 +230,7 @@ impl InlineEmbedder {
     /// What is written for a node; `embedding` is `None` when it has no text.
     fn result(
         &self,
+        rule: TextRule,
         id: Uuid,
         has_payload_ref: bool,
         embedding: Option<Result<Embedded, String>>,
@@ -249,7 +250,7 @@ impl InlineEmbedder {
         Ok(Vector {
             id,
             source_hash: source_hash(&self.model, &text),
-            text_hash: text_hash(&text),
+            text_hash: rule.guard_of_locked(&text),
             input_hash,
             values,
             truncated,

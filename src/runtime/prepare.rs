@@ -214,7 +214,7 @@ async fn select_texts(worker: &Worker, jobs: Vec<Held>, rows: Vec<TextRow>) -> V
             }
             unmarked.push(BeginJob { refresh: true, ..begin_job(&job) });
         }
-        sources.push(Source { held: (lease, job), text });
+        sources.push(Source { held: (lease, job), text, text_hash: row.text_hash });
     }
     // Another model made the vector, or another program. A row that is not `processing` would not
     // take the failure of its job, which would then be tried for ever.

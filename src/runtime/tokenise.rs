@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     inference::{self, EmbedError, Encoding, Model},
-    store::{Subject, text_hash},
+    store::{Subject, TextHash, text_hash},
 };
 
 /// A job and its text.
@@ -20,6 +20,8 @@ pub struct Source {
     pub held: Held,
     /// Its text.
     pub text: String,
+    /// Identifies the text, where the text alone does not.
+    pub text_hash: Option<TextHash>,
 }
 
 impl AsRef<str> for Source {
@@ -34,20 +36,23 @@ pub async fn tokenise(worker: &Worker, sources: Vec<Source>) -> Vec<Text> {
     let has_cache = worker.context.config.cache;
     let tokenised = off_async(move || {
         let encodings = inference::encode_all(model.encoder.as_ref(), &sources);
-        let to_text =
-            |(Source { held: (lease, job), text }, encoding): (_, Result<Encoding, _>)| {
-                match encoding {
-                    Ok(encoding) => Ok(Text {
-                        lease,
-                        job,
-                        source_hash: source_hash(&model, &text),
-                        input_hash: has_cache.then(|| input_hash(&model, &encoding.ids)),
-                        text_hash: text_hash(&text),
-                        encoding,
-                    }),
-                    Err(error) => Err(Box::new(((lease, job), text_hash(&text), error))),
-                }
-            };
+        let to_text = |(Source { held: (lease, job), text, text_hash: hash }, encoding): (
+            _,
+            Result<Encoding, _>,
+        )| {
+            let text_hash = hash.unwrap_or_else(|| text_hash(&text));
+            match encoding {
+                Ok(encoding) => Ok(Text {
+                    lease,
+                    job,
+                    source_hash: source_hash(&model, &text),
+                    input_hash: has_cache.then(|| input_hash(&model, &encoding.ids)),
+                    text_hash,
+                    encoding,
+                }),
+                Err(error) => Err(Box::new(((lease, job), text_hash, error))),
+            }
+        };
         sources.into_iter().zip(encodings).map(to_text).collect::<Vec<Result<_, _>>>()
     })
     .await;

@@ -11,7 +11,7 @@ use sea_orm::{
 };
 
 use super::{
-    Store, StoreError, database::Database, dsn, error::is_sqlite_cannot_open,
+    Store, StoreError, TextRule, database::Database, dsn, error::is_sqlite_cannot_open,
     failure::ConnectError, postgres::Postgres,
 };
 use crate::tls;
@@ -40,13 +40,19 @@ impl Store {
                 StoreError::Setup(format!("the database DSN is not valid: {wrong}"))
             })?;
             let db = Database::Postgres(Postgres::connect(servers).await?);
-            Ok(Self { writer: db.clone(), db, dimension, facts: Arc::default() })
+            Ok(Self {
+                writer: db.clone(),
+                db,
+                dimension,
+                rule: TextRule::default(),
+                facts: Arc::default(),
+            })
         } else if dsn.starts_with("sqlite:") {
             let options = sqlite_options(dsn)?;
             // The writer comes first: it creates the file and switches it to WAL.
             let writer = Database::Sqlite(connect_sqlite(&options, 1).await?);
             let db = Database::Sqlite(connect_sqlite(&options, SQLITE_READERS).await?);
-            Ok(Self { db, writer, dimension, facts: Arc::default() })
+            Ok(Self { db, writer, dimension, rule: TextRule::default(), facts: Arc::default() })
         } else {
             Err(StoreError::Setup(
                 "the database DSN must start with postgresql:// or sqlite://, or be of the form \

@@ -9,16 +9,11 @@ use sea_orm::{
     sea_query::{Condition, Expr, SimpleExpr},
 };
 use serde::Serialize;
-use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use entity::node::Column;
 
-use super::{TextHash, text_hash};
-use crate::domain::{
-    NodeStatus, TenantId, TenantScope,
-    node::{TEXT_PROPERTIES, text_of_props},
-};
+use crate::domain::{NodeStatus, TenantId, TenantScope};
 
 /// The type of a field in a row source.
 #[derive(Clone, Copy)]
@@ -222,37 +217,6 @@ pub(super) fn tenant_of(column: Option<String>) -> Option<TenantId> {
 /// counts as failed, so that an operator sees it and nothing waits for it.
 pub(super) fn status_of(column: &str) -> NodeStatus {
     column.parse().unwrap_or(NodeStatus::Failed)
-}
-
-/// The text by the rule of [`text_of_props`], as an expression over a jsonb column.
-pub(super) fn postgres_text(props: &str) -> String {
-    let cases: Vec<String> = TEXT_PROPERTIES
-        .iter()
-        .map(|name| {
-            format!(
-                "WHEN jsonb_typeof({props}->'{name}') = 'string' AND {props}->>'{name}' <> '' \
-                 THEN {props}->>'{name}'"
-            )
-        })
-        .collect();
-    format!("CASE {} END", cases.join(" "))
-}
-
-/// The [`TextHash`] of that text; null when there is none.
-pub(super) fn postgres_text_hash(props: &str) -> String {
-    format!("sha256(convert_to({}, 'UTF8'))", postgres_text(props))
-}
-
-/// The text by the rule of [`text_of_props`] in the JSON that SQLite holds; none if another
-/// program left there what is no JSON object.
-pub(super) fn sqlite_text(props: &str) -> Option<String> {
-    let props: Map<String, Value> = serde_json::from_str(props).ok()?;
-    text_of_props(&props).map(str::to_owned)
-}
-
-/// The [`TextHash`] of that text.
-pub(super) fn sqlite_text_hash(props: &str) -> Option<TextHash> {
-    sqlite_text(props).as_deref().map(text_hash)
 }
 
 /// The parameter of [`Dialect::rows`].

@@ -9,13 +9,11 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
-    OnNewText, Outcome, Patched, Store, StoreError, TextSource, Vector,
+    OnNewText, Outcome, Patched, Store, StoreError, TextRule, TextSource, Vector,
     dialect::{Dialect, STALE, in_scope, status_of, tenant_of},
     outcomes, results,
 };
-use crate::domain::{
-    NodePatch, NodeStatus, TenantId, TenantScope, node::text_of_props, patch::Editable,
-};
+use crate::domain::{NodePatch, NodeStatus, TenantId, TenantScope, patch::Editable};
 
 impl Store {
     /// Changes a node of the scope, all of the change or nothing. `on_new_text` says what is done
@@ -67,11 +65,16 @@ async fn patch_locked(
     let Some(row) = lock(transaction, scope, id).await? else { return Ok(Patched::NotFound) };
     let Some(tenant_id) = tenant_of(row.tenant_id.clone()) else { return Ok(Patched::NotFound) };
     let status = status_of(&row.embedding_status);
+    let classes: Vec<String> = row
+        .classes
+        .as_deref()
+        .and_then(|classes| serde_json::from_str(classes).ok())
+        .unwrap_or_default();
     let old = row.into_editable();
     let mut new = patch.apply(old.clone());
     new.metadata = Some(or_empty(new.metadata));
-    let source = source_of(&new);
-    if source == source_of(&old) {
+    let source = source_of(store.rule, &new, &classes);
+    if source == source_of(store.rule, &old, &classes) {
         if new != old {
             write(transaction, id, &old, &new, None).await?;
         }
@@ -96,6 +99,7 @@ async fn patch_locked(
 #[derive(FromQueryResult)]
 struct Row {
     tenant_id: Option<String>,
+    classes: Option<String>,
     props: Option<Value>,
     metadata: Option<Value>,
     payload_ref: Option<String>,
@@ -128,6 +132,7 @@ async fn lock(
     scope: &TenantScope,
     id: Uuid,
 ) -> Result<Option<Row>, StoreError> {
+    let dialect = Dialect::of(transaction.get_database_backend());
     Ok(Entity::find()
         .select_only()
         .columns([
@@ -137,6 +142,7 @@ async fn lock(
             Column::PayloadRef,
             Column::EmbeddingStatus,
         ])
+        .expr_as(dialect.classes(), "classes")
         .filter(Column::Id.eq(id))
         .filter(in_scope(scope))
         // No key changes: rows of other tables may refer to this one meanwhile.
@@ -146,11 +152,8 @@ async fn lock(
         .await?)
 }
 
-fn source_of(fields: &Editable) -> TextSource {
-    TextSource {
-        text: text_of_props(&fields.props).map(str::to_owned),
-        payload_ref: fields.payload_ref.clone(),
-    }
+fn source_of(rule: TextRule, fields: &Editable, classes: &[String]) -> TextSource {
+    TextSource { text: rule.text(&fields.props, classes), payload_ref: fields.payload_ref.clone() }
 }
 
 /// Writes the fields that differ; for a node with another text, also the status that it begins
@@ -202,7 +205,7 @@ async fn finish(
             Ok(NodeStatus::Ready)
         }
         Err(outcome) => {
-            outcomes::record(transaction, &[outcome]).await?;
+            outcomes::record(store, transaction, &[outcome]).await?;
             Ok(outcome.status)
         }
     }

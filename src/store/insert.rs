@@ -182,7 +182,7 @@ impl New for (NewNode, Result<Vector, Outcome>) {
         }
         let outcomes: Vec<&Outcome> =
             nodes.iter().filter_map(|(_, result)| result.as_ref().err()).collect();
-        outcomes::record(db, &outcomes).await.map(drop)
+        outcomes::record(store, db, &outcomes).await.map(drop)
     }
 }
 

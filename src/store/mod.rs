@@ -28,6 +28,7 @@ mod refusal;
 mod repair;
 mod results;
 mod session;
+mod source;
 mod transaction;
 mod types;
 mod visibility;
@@ -37,6 +38,7 @@ pub use due::PolicyRow;
 pub use insert::{Birth, OnRefusal};
 pub use lookup::NodeVersion;
 pub use refusal::{Refusal, Refusals};
+pub use source::TextRule;
 pub use types::*;
 
 use std::sync::{Arc, OnceLock};
@@ -54,11 +56,23 @@ pub struct Store {
     writer: Database,
     /// Components of each vector.
     dimension: usize,
+    /// How texts are made of rows.
+    rule: TextRule,
     /// Empty until [`Store::migrate`].
     facts: Arc<OnceLock<Facts>>,
 }
 
 impl Store {
+    /// The same database, with texts made by this rule.
+    pub fn with_rule(self, rule: TextRule) -> Self {
+        Self { rule, ..self }
+    }
+
+    /// How texts are made of rows.
+    pub fn rule(&self) -> TextRule {
+        self.rule
+    }
+
     /// A transaction that may write, and that reads nothing another writer then changes in
     /// SQLite; in Postgres the caller locks the rows that it depends on.
     async fn begin_write(&self) -> Result<Transaction, StoreError> {

@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 
 use entity::node::{Column, Entity};
-use sea_orm::{ConnectionTrait, EntityTrait, QueryFilter, QuerySelect, Statement};
+use sea_orm::{ConnectionTrait, EntityTrait, QueryFilter, QuerySelect, Statement, sea_query::Expr};
 use serde::Serialize;
 use uuid::Uuid;
 
 use super::{
-    Outcome, Store, StoreError, Subject, TextHash,
-    dialect::{Dialect, Kind, postgres_text_hash, sqlite_text_hash, to_json},
+    Outcome, Store, StoreError, Subject, TextHash, TextRule,
+    dialect::{Dialect, Kind, to_json},
 };
 
 /// The longest reason that a row keeps, in characters.
@@ -25,10 +25,10 @@ impl Store {
         }
         let outcomes: Vec<&Outcome> = outcomes.iter().collect();
         match self.dialect() {
-            Dialect::Postgres => record(&self.writer, &outcomes).await,
+            Dialect::Postgres => record(self, &self.writer, &outcomes).await,
             Dialect::Sqlite => {
                 let transaction = self.begin_write().await?;
-                let changed = record(&transaction, &outcomes).await?;
+                let changed = record(self, &transaction, &outcomes).await?;
                 transaction.commit().await?;
                 Ok(changed)
             }
@@ -78,6 +78,7 @@ const OUTCOME_ROW: [(&str, Kind); 7] = [
 
 /// See [`Store::record`]. In SQLite `db` must be a transaction that holds the write lock.
 pub(super) async fn record(
+    store: &Store,
     db: &impl ConnectionTrait,
     outcomes: &[&Outcome],
 ) -> Result<Vec<Uuid>, StoreError> {
@@ -85,7 +86,7 @@ pub(super) async fn record(
     let dialect = Dialect::of(backend);
     let outcomes = match dialect {
         Dialect::Postgres => outcomes.to_vec(),
-        Dialect::Sqlite => with_their_texts(db, outcomes).await?,
+        Dialect::Sqlite => with_their_texts(store.rule, db, outcomes).await?,
     };
     if outcomes.is_empty() {
         return Ok(Vec::new());
@@ -93,7 +94,7 @@ pub(super) async fn record(
     let rows: Vec<OutcomeRow> =
         outcomes.into_iter().map(|outcome| OutcomeRow::new(outcome, dialect)).collect();
     let (with, source) = match dialect {
-        Dialect::Postgres => (held_with_their_texts(), "v".to_owned()),
+        Dialect::Postgres => (held_with_their_texts(store.rule), "v".to_owned()),
         Dialect::Sqlite => (String::new(), dialect.rows(&OUTCOME_ROW)),
     };
     let sql = format!(
@@ -111,7 +112,7 @@ pub(super) async fn record(
 
 /// The outcomes whose rows hold the text that they are about, as `v`. The rows are found and locked
 /// by their ids alone: only then is a text read, so that no plan reads those of other rows.
-fn held_with_their_texts() -> String {
+fn held_with_their_texts(rule: TextRule) -> String {
     format!(
         "WITH given AS MATERIALIZED (SELECT v.* FROM {rows}), held AS MATERIALIZED ( \
            SELECT n.id, CASE WHEN given.by_text THEN {hash} END AS text_hash \
@@ -121,12 +122,13 @@ fn held_with_their_texts() -> String {
            WHERE NOT given.by_text OR held.text_hash IS NOT DISTINCT FROM given.text_hash \
          ) ",
         rows = Dialect::Postgres.rows(&OUTCOME_ROW),
-        hash = postgres_text_hash("n.props"),
+        hash = rule.postgres_hash("n"),
     )
 }
 
 /// The outcomes whose rows hold the text that they are about; SQLite has no SHA-256.
 async fn with_their_texts<'a>(
+    rule: TextRule,
     transaction: &impl ConnectionTrait,
     outcomes: &[&'a Outcome],
 ) -> Result<Vec<&'a Outcome>, StoreError> {
@@ -135,16 +137,19 @@ async fn with_their_texts<'a>(
     if ids.is_empty() {
         return Ok(outcomes.to_vec());
     }
-    let rows: Vec<(Uuid, Option<String>)> = Entity::find()
+    let rows: Vec<(Uuid, Option<String>, Option<String>)> = Entity::find()
         .select_only()
         .columns([Column::Id, Column::Props])
+        .expr_as(Expr::cust("classes"), "classes")
         .filter(Dialect::Sqlite.id_in(&ids))
         .into_tuple()
         .all(transaction)
         .await?;
     let hashes: HashMap<Uuid, Option<TextHash>> = rows
         .into_iter()
-        .map(|(id, props)| (id, props.as_deref().and_then(sqlite_text_hash)))
+        .map(|(id, props, classes)| {
+            (id, rule.of_sqlite(props.as_deref(), classes.as_deref()).text_hash)
+        })
         .collect();
     let is_of_its_row = |outcome: &&Outcome| match outcome.subject {
         Subject::Unread | Subject::Processing => true,

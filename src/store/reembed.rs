@@ -10,14 +10,16 @@ use sea_orm::{
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::{Outcome, Store, StoreError, TextSource, Vector, dialect::Dialect, outcomes, results};
-use crate::domain::{NodeStatus, node::text_of_props};
+use super::{
+    Outcome, Store, StoreError, TextRule, TextSource, Vector, dialect::Dialect, outcomes, results,
+};
+use crate::domain::NodeStatus;
 
 impl Store {
     /// What the vectors of those of the nodes that exist are made of.
     pub async fn sources(&self, ids: &[Uuid]) -> Result<Vec<(Uuid, TextSource)>, StoreError> {
         let rows: Vec<Row> = select(self.dialect(), ids).into_model().all(&self.db).await?;
-        Ok(rows.into_iter().map(|row| (row.id, row.into_source())).collect())
+        Ok(rows.into_iter().map(|row| (row.id, row.into_source(self.rule))).collect())
     }
 
     /// Writes what was made of these texts, each only while the node still has the text; answers
@@ -40,7 +42,7 @@ impl Store {
         };
         let rows: Vec<Row> = rows.into_model().all(&transaction).await?;
         let now: HashMap<Uuid, TextSource> =
-            rows.into_iter().map(|row| (row.id, row.into_source())).collect();
+            rows.into_iter().map(|row| (row.id, row.into_source(self.rule))).collect();
         let same = made
             .iter()
             .filter(|(source, result)| now.get(&id_of(result)) == Some(source))
@@ -58,7 +60,7 @@ impl Store {
             .map(|id| (id, NodeStatus::Ready))
             .collect();
         mark_processing(&transaction, &others).await?;
-        outcomes::record(&transaction, &others).await?;
+        outcomes::record(self, &transaction, &others).await?;
         written.extend(others.iter().map(|outcome| (outcome.id, outcome.status)));
         transaction.commit().await?;
         Ok(written)
@@ -69,6 +71,7 @@ fn select(dialect: Dialect, ids: &[Uuid]) -> sea_orm::Select<Entity> {
     Entity::find()
         .select_only()
         .columns([Column::Id, Column::Props, Column::PayloadRef])
+        .expr_as(dialect.classes(), "classes")
         .filter(dialect.id_in(ids))
 }
 
@@ -92,19 +95,22 @@ async fn mark_processing(
 #[derive(FromQueryResult)]
 struct Row {
     id: Uuid,
+    classes: Option<String>,
     props: Option<Value>,
     payload_ref: Option<String>,
 }
 
 impl Row {
     /// What another program may have left there and no client can send counts as absent.
-    fn into_source(self) -> TextSource {
+    fn into_source(self, rule: TextRule) -> TextSource {
         let props = match self.props {
             Some(Value::Object(props)) => props,
             _ => Map::new(),
         };
+        let classes = self.classes.and_then(|classes| serde_json::from_str(&classes).ok());
+        let classes: Vec<String> = classes.unwrap_or_default();
         TextSource {
-            text: text_of_props(&props).map(str::to_owned),
+            text: rule.text(&props, &classes),
             payload_ref: self.payload_ref.filter(|place| !place.is_empty()),
         }
     }

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::{
     Store, StoreError, Vector,
-    dialect::{Dialect, Kind, postgres_text_hash, sqlite_text_hash, to_json},
+    dialect::{Dialect, Kind, to_json},
 };
 
 impl Store {
@@ -49,7 +49,7 @@ pub(super) async fn complete(
     }
     match Dialect::of(db.get_database_backend()) {
         Dialect::Postgres => complete_postgres(store, db, vectors).await,
-        Dialect::Sqlite => complete_sqlite(db, dimension, vectors).await,
+        Dialect::Sqlite => complete_sqlite(store, db, vectors).await,
     }
 }
 
@@ -120,7 +120,7 @@ async fn complete_postgres(
         .iter()
         .enumerate()
         .map(|(position, vector)| VectorRow {
-            text_hash: Some(Dialect::Postgres.bytes(&vector.text_hash)),
+            text_hash: vector.text_hash.map(|hash| Dialect::Postgres.bytes(&hash)),
             ..VectorRow::new(position, vector, Dialect::Postgres)
         })
         .collect();
@@ -141,13 +141,14 @@ async fn complete_postgres(
            UPDATE nodes AS n SET {assignments}, embedding = v.embedding, drift_score = CASE \
                WHEN n.embedding IS NULL OR vector_dims(n.embedding) <> $3 THEN 0 \
                ELSE coalesce(nullif(n.embedding <=> v.embedding, 'NaN'), 0) END \
-           FROM v JOIN held ON held.id = v.id AND held.text_hash = v.text_hash \
+           FROM v JOIN held ON held.id = v.id \
+             AND (v.text_hash IS NULL OR held.text_hash = v.text_hash) \
            WHERE n.id = held.id \
            RETURNING n.id, n.tenant_id, n.payload_ref, n.refresh_policy, n.drift_score \
          ){beside} SELECT id FROM stored",
         rows = Dialect::Postgres.rows(&fields.concat()),
         assignments = assignments(Dialect::Postgres),
-        text_hash = postgres_text_hash("n.props"),
+        text_hash = store.rule.postgres_hash("n"),
         beside = beside(store),
     );
     let dimension = i32::try_from(store.dimension).unwrap_or(i32::MAX);
@@ -189,17 +190,18 @@ fn beside(store: &Store) -> String {
 struct OldRow {
     id: Uuid,
     props: Option<String>,
+    classes: Option<String>,
     embedding: Option<Vec<u8>>,
 }
 
 /// As in Postgres, the components of all vectors travel as one value.
 async fn complete_sqlite(
+    store: &Store,
     db: &impl ConnectionTrait,
-    dimension: usize,
     vectors: &[&Vector],
 ) -> Result<Vec<Uuid>, StoreError> {
     let ids: Vec<Uuid> = vectors.iter().map(|vector| vector.id).collect();
-    let columns = ["id", "props", "embedding"].map(Alias::new);
+    let columns = ["id", "props", "classes", "embedding"].map(Alias::new);
     let select = Query::select()
         .columns(columns)
         .from(Alias::new("nodes"))
@@ -215,7 +217,8 @@ async fn complete_sqlite(
     let mut rows: Vec<VectorRow<'_>> = Vec::with_capacity(vectors.len());
     for vector in vectors {
         let Some(old) = old.get(&vector.id) else { continue };
-        if old.props.as_deref().and_then(sqlite_text_hash) != Some(vector.text_hash) {
+        let now = store.rule.of_sqlite(old.props.as_deref(), old.classes.as_deref());
+        if vector.text_hash.is_some() && now.text_hash != vector.text_hash {
             continue;
         }
         let drift =
@@ -234,7 +237,7 @@ async fn complete_sqlite(
         assignments = assignments(Dialect::Sqlite),
         rows = Dialect::Sqlite.rows(&fields.concat()),
     );
-    let bytes = i64::try_from(dimension * size_of::<f32>()).unwrap_or(i64::MAX);
+    let bytes = i64::try_from(store.dimension * size_of::<f32>()).unwrap_or(i64::MAX);
     let values = [to_json(&rows).into(), components.into(), bytes.into()];
     db.execute_raw(Statement::from_sql_and_values(DbBackend::Sqlite, sql, values)).await?;
     Ok(rows.iter().map(|row| row.id).collect())

@@ -110,8 +110,10 @@ pub struct TextRow {
     pub id: Uuid,
     /// Whose it is.
     pub tenant_id: TenantId,
-    /// Its text by the rule of [`crate::domain::node::text_of_props`]; `None` when there is none.
+    /// What is embedded of it, by the [`super::TextRule`] of the store; `None` when that is nothing.
     pub text: Option<String>,
+    /// Identifies that, where the text alone does not.
+    pub text_hash: Option<TextHash>,
     /// Where its text lies outside the database, if it does.
     pub payload_ref: Option<String>,
     /// Its status before the claim.
@@ -138,9 +140,9 @@ pub fn text_hash(text: &str) -> TextHash {
 pub struct Vector {
     /// The node.
     pub id: Uuid,
-    /// Identifies the text that was embedded. The row takes the vector only while this still is its
-    /// text.
-    pub text_hash: TextHash,
+    /// Identifies the text that was embedded: the row takes the vector only while this still is its
+    /// text. `None` for a row that the caller has locked.
+    pub text_hash: Option<TextHash>,
     /// Identifies text, model and revision.
     pub source_hash: String,
     /// Identifies what the model saw; `None` when the vector is not to be found by it.
@@ -185,7 +187,7 @@ pub enum Subject {
 /// What a node's vector is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TextSource {
-    /// Its text by the rule of [`crate::domain::node::text_of_props`]; `None` when there is none.
+    /// What is embedded of it, by the [`super::TextRule`] of the store; `None` when that is nothing.
     pub text: Option<String>,
     /// Where its text lies outside the database, if it does.
     pub payload_ref: Option<String>,

@@ -11,22 +11,22 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::{
-    BeginJob, Store, StoreError, TextRow,
-    dialect::{
-        Dialect, Kind, has_embedding, postgres_text, sqlite_text, status_of, tenant_of, to_json,
-    },
+    BeginJob, Store, StoreError, TextRow, TextRule,
+    dialect::{Dialect, Kind, has_embedding, status_of, tenant_of, to_json},
+    source::Made,
 };
 use crate::domain::{NodeStatus, TenantId};
 
 impl Store {
     /// Reads the rows of claimed jobs and marks them `processing`, at once.
     ///
-    /// The text is the one of [`crate::domain::node::text_of_props`]; Postgres finds it itself, so
-    /// that no properties that Rust cannot read spoil the batch.
+    /// The text is that of the store's [`super::TextRule`]; Postgres finds it itself, so that no
+    /// properties that Rust cannot read spoil the batch.
     ///
     /// A job whose node is gone, belongs to another tenant, or is locked by another session of
-    /// Postgres, has no row in the answer; [`Store::present`] tells which. A row that is `ready` with a vector is marked only for a refresh; otherwise it is answered as it
-    /// is, and the caller finds out by [`TextRow::source_hash`] whether the job is done.
+    /// Postgres, has no row in the answer; [`Store::present`] tells which. A row that is `ready`
+    /// with a vector is marked only for a refresh; otherwise it is answered as it is, and the caller
+    /// finds out by [`TextRow::source_hash`] whether the job is done.
     pub async fn begin(&self, jobs: &[BeginJob]) -> Result<Vec<TextRow>, StoreError> {
         if jobs.is_empty() {
             return Ok(Vec::new());
@@ -40,7 +40,8 @@ impl Store {
                 rows
             }
         };
-        Ok(rows.into_iter().filter_map(WorkRow::into_text_row).collect())
+        let (dialect, rule) = (self.dialect(), self.rule);
+        Ok(rows.into_iter().filter_map(|row| row.into_text_row(dialect, rule)).collect())
     }
 
     /// Of these jobs, the nodes whose rows are there, whoever holds them.
@@ -88,7 +89,7 @@ impl Store {
             "WITH relaxed AS MATERIALIZED ( \
                SELECT set_config('synchronous_commit', 'off', true) \
              ), v AS MATERIALIZED (SELECT v.* FROM {rows}), old AS MATERIALIZED ( \
-               SELECT n.id, n.tenant_id, {text} AS text, n.payload_ref, n.embedding_status, \
+               SELECT n.id, n.tenant_id, {columns}, n.payload_ref, n.embedding_status, \
                       n.embedding_source_hash, n.embedding IS NOT NULL AS has_embedding, \
                       v.refresh, v.attempts \
                FROM v JOIN nodes AS n \
@@ -100,7 +101,7 @@ impl Store {
                FROM old WHERE n.id = old.id \
                  AND (old.refresh OR NOT (old.embedding_status = 'ready' AND old.has_embedding)) \
              ) SELECT old.* FROM old, relaxed",
-            text = postgres_text("n.props"),
+            columns = self.rule.postgres_columns("n"),
             rows = Dialect::Postgres.rows(&JOB_ROW),
         );
         let statement = self.jobs_statement(sql, jobs);
@@ -126,6 +127,7 @@ async fn begin_sqlite(
         .iter()
         .filter_map(|job| Some(((job.id, TenantId::new(job.tenant_id).ok()?), job)))
         .collect();
+    // Properties and classes come where Postgres has what it made of them.
     let mut rows: Vec<WorkRow> = Entity::find()
         .select_only()
         .columns([
@@ -136,6 +138,8 @@ async fn begin_sqlite(
             Column::EmbeddingSourceHash,
         ])
         .column_as(Column::Props, "text")
+        .expr_as(Expr::cust("classes"), "prefix")
+        .expr_as(Expr::cust("NULL"), "text_hash")
         .expr_as(has_embedding(), "has_embedding")
         .filter(Dialect::Sqlite.id_in(&ids))
         .into_model()
@@ -143,9 +147,6 @@ async fn begin_sqlite(
         .await?;
     let job_of = |row: &WorkRow| jobs.get(&(row.id, tenant_of(row.tenant_id.clone())?)).copied();
     rows.retain(|row| job_of(row).is_some());
-    for row in &mut rows {
-        row.text = row.text.as_deref().and_then(sqlite_text);
-    }
     let is_done =
         |row: &WorkRow| status_of(&row.embedding_status) == NodeStatus::Ready && row.has_embedding;
     let marked: Vec<&JobRow<'_>> = rows
@@ -202,7 +203,11 @@ fn merged(jobs: &[BeginJob]) -> Vec<JobRow<'_>> {
 struct WorkRow {
     id: Uuid,
     tenant_id: Option<String>,
+    /// In SQLite the properties.
     text: Option<String>,
+    /// What the prefix is made of; in SQLite the classes.
+    prefix: Option<String>,
+    text_hash: Option<Vec<u8>>,
     payload_ref: Option<String>,
     embedding_status: String,
     embedding_source_hash: Option<String>,
@@ -211,11 +216,18 @@ struct WorkRow {
 
 impl WorkRow {
     /// None for a tenant that no job can have.
-    fn into_text_row(self) -> Option<TextRow> {
+    fn into_text_row(self, dialect: Dialect, rule: TextRule) -> Option<TextRow> {
+        let made = match dialect {
+            Dialect::Postgres => {
+                Made::of_postgres(self.text, self.prefix.as_deref(), self.text_hash)
+            }
+            Dialect::Sqlite => rule.of_sqlite(self.text.as_deref(), self.prefix.as_deref()),
+        };
         Some(TextRow {
             id: self.id,
             tenant_id: tenant_of(self.tenant_id)?,
-            text: self.text,
+            text: made.text,
+            text_hash: made.text_hash,
             payload_ref: self.payload_ref,
             status: status_of(&self.embedding_status),
             source_hash: self.embedding_source_hash,
