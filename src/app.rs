@@ -139,7 +139,7 @@ impl App {
         };
         let connected = progress.wait_for(
             "Redis",
-            async || Queue::connect(&url, config).await,
+            || Queue::connect(&url, config),
             |error| matches!(error, QueueError::Unavailable(_)),
             |error| Chain(error).to_string(),
         );
@@ -310,12 +310,16 @@ pub async fn open_store(
     progress: &Progress,
 ) -> anyhow::Result<Store> {
     let say = |error: &StoreError| format!("{}: {}", config.dsn_variable, error.for_operators());
-    let connect = async || Store::connect(&config.dsn, dimension).await;
+    let connect = || Store::connect(&config.dsn, dimension);
     let store = progress.wait_for("the database", connect, StoreError::is_unavailable, say);
     let store = store.await.map_err(|error| anyhow!(say(&error)))?;
-    let migrate = async || store.migrate().await;
     progress
-        .wait_for("the migration of the database", migrate, StoreError::is_unavailable, say)
+        .wait_for(
+            "the migration of the database",
+            || store.migrate(),
+            StoreError::is_unavailable,
+            say,
+        )
         .await
         .map_err(|error| anyhow!(say(&error)))?;
     Ok(store)
