@@ -143,7 +143,7 @@ impl App {
         };
         let connected = progress.wait_for(
             "Redis",
-            async || Queue::connect(&url, config).await,
+            || Queue::connect(&url, config),
             |error| matches!(error, QueueError::Unavailable(_)),
             |error| Chain(error).to_string(),
         );
@@ -319,11 +319,11 @@ pub async fn open_store(
     progress: &Progress,
 ) -> anyhow::Result<Store> {
     let say = |error: &StoreError| format!("{}: {}", config.dsn_variable, error.for_operators());
-    let connect = async || Store::connect(&config.dsn, dimension).await;
+    let connect = || Store::connect(&config.dsn, dimension);
     let store = progress.wait_for("the database", connect, StoreError::is_unavailable, say);
     let store = store.await.map_err(|error| anyhow!(say(&error)))?;
     // Before, so that a role that sees nothing changes nothing; and after, of a table that is new.
-    let migrate = async || {
+    let migrate = || async {
         store.check_sees_all_rows().await?;
         store.migrate().await?;
         store.check_sees_all_rows().await

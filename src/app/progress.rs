@@ -1,9 +1,6 @@
 //! What the start waits for: said in the log, and to those who ask over HTTP.
 
-use std::{
-    fmt::Display,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -38,13 +35,16 @@ impl Progress {
     ///
     /// # Errors
     /// The last error.
-    pub async fn wait_for<T, E, M: Display>(
+    pub async fn wait_for<T, E, F>(
         &self,
         what: &str,
-        mut attempt: impl AsyncFnMut() -> Result<T, E>,
+        mut attempt: impl FnMut() -> F,
         is_passing: impl Fn(&E) -> bool,
-        say: impl Fn(&E) -> M,
-    ) -> Result<T, E> {
+        say: impl Fn(&E) -> String,
+    ) -> Result<T, E>
+    where
+        F: Future<Output = Result<T, E>>,
+    {
         self.awaits(what);
         let started = Instant::now();
         let (mut pause, longest) = PAUSES;

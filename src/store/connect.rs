@@ -5,7 +5,7 @@ use std::{str::FromStr, sync::Arc, time::Duration};
 use sea_orm::{
     ConnectOptions, DatabaseConnection, DbErr, RuntimeErr,
     sqlx::{
-        self, ConnectOptions as _, Connection as _,
+        ConnectOptions as _, Connection as _,
         sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
     },
 };
@@ -120,21 +120,19 @@ async fn connect_sqlite(
     })
 }
 
-/// What the operator must mend is told apart from a database that is away.
+/// What the operator must mend is told apart from a file that is busy.
 fn connect_error(error: DbErr) -> StoreError {
     match StoreError::from(error) {
-        StoreError::Refused(DbErr::Conn(RuntimeErr::SqlxError(error))) => match error.as_ref() {
-            sqlx::Error::Database(error) => StoreError::Setup(format!(
-                "the database refused the connection: {}; check the user, password and database \
-                 name in the DSN",
-                error.message()
-            )),
-            _ => StoreError::Setup(
-                "the connection to the database could not be set up; check the DSN and its TLS \
-                 options"
-                    .to_owned(),
-            ),
-        },
+        StoreError::Refused(DbErr::Conn(RuntimeErr::SqlxError(error))) => {
+            let cause = match error.as_database_error() {
+                Some(error) => format!(": {}", error.message()),
+                None => String::new(),
+            };
+            StoreError::Setup(format!(
+                "the SQLite file cannot be used{cause}; name a file that SQLite made, or one that \
+                 is not there yet"
+            ))
+        }
         error => error,
     }
 }

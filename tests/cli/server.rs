@@ -64,8 +64,13 @@ async fn a_bad_value_stops_the_start_with_one_line() {
 async fn no_message_holds_a_secret() {
     let dir = tempfile::tempdir().unwrap();
     let bind = ("VECMILL_BIND", "127.0.0.1:0");
-    let common =
-        [bind, ("VECMILL_DATA_DIR", dir.path().to_str().unwrap()), ("EMBEDDING_BACKEND", "hash")];
+    let common = [
+        bind,
+        ("VECMILL_DATA_DIR", dir.path().to_str().unwrap()),
+        ("EMBEDDING_BACKEND", "hash"),
+        ("VECMILL_START_PATIENCE", "0"),
+        ("REDIS_URL", "redis://127.0.0.1:9"),
+    ];
     for (variable, value) in [
         ("REDIS_URL", "http://:hunter2@localhost"),
         ("REDIS_URL", "hunter2"),
@@ -105,6 +110,7 @@ async fn the_help_lists_every_variable_with_its_flag_and_default() {
             ("VECMILL_BIND", "127.0.0.1:8000"),
             ("VECMILL_COMPAT", "none"),
             ("VECMILL_INSECURE", "false"),
+            ("VECMILL_START_PATIENCE", "60"),
             ("EMBEDDING_QUEUE_MAX_DEPTH", "5000"),
             ("EMBEDDING_TENANT_MAX_PENDING", "2000"),
             ("NODE_BATCH_MAX", "200"),

@@ -6,7 +6,7 @@ use reqwest::StatusCode;
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use crate::common::{TestApp, TestPgBouncer, TestPostgres, TestRedis};
+use crate::common::{TestApp, TestPgBouncer, TestPostgres, TestRedis, wait_until};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -73,4 +73,20 @@ async fn the_extension_may_be_in_a_schema_of_its_own() {
     let dsn = prepared(&extension).await;
     let pooler = TestPgBouncer::before(TestPostgres::shared(), "").await;
     works_on(&pooler.dsn(&dsn)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_locked_sqlite_file_is_not_ready() {
+    let dir = tempfile::tempdir().unwrap();
+    let app = TestApp::serve(dir.path(), &[]).await;
+    assert_eq!(app.get("/readyz").await.0, StatusCode::OK);
+    let dsn = format!("sqlite://{}/vecmill.db", dir.path().display());
+    let other = crate::common::connect(&dsn, 1).await.unwrap();
+    sea_orm::ConnectionTrait::execute_unprepared(&other, "BEGIN IMMEDIATE").await.unwrap();
+    let (status, answer) = app.get("/readyz").await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(answer["detail"].as_str().unwrap().contains("database"), "{answer}");
+    sea_orm::ConnectionTrait::execute_unprepared(&other, "ROLLBACK").await.unwrap();
+    wait_until(DEADLINE, async || app.get("/readyz").await.0 == StatusCode::OK).await;
+    app.stop().await;
 }

@@ -113,3 +113,12 @@ async fn what_waiting_cannot_mend_ends_the_start_at_once() {
         assert!(!line.contains("hunter2"), "{line}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_no_database_is_told_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("letter.txt");
+    std::fs::write(&file, "Dear all,\n".repeat(1000)).unwrap();
+    let line = refusal(&[("ACTIVEKG_DSN", &format!("sqlite://{}", file.display()))]).await;
+    assert!(line.contains("not a database") && !line.contains("password"), "{line}");
+}

@@ -92,7 +92,7 @@ async fn a_slow_postgres_makes_nothing_happen_twice() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_postgres_that_vanishes_holds_nobody_for_ever() {
     if !is_full() {
-        // It takes longer than the limit on a statement, half a minute.
+        // It takes longer than the limit on an answer, 12 seconds, several times over.
         return;
     }
     let mut plan = Plan::new("Postgres vanishes without a word").await;
