@@ -63,6 +63,8 @@ impl App {
     /// # Errors
     /// What is missing and what to do about it; everything started before is ended.
     pub async fn start(role: Role, config: Config) -> anyhow::Result<Self> {
+        // Before the model, which takes long.
+        refuse(role, &config)?;
         let model = match role {
             Role::Api if config.is_async => None,
             _ => Some(load_model(&config.model).await?),
@@ -78,16 +80,11 @@ impl App {
         intensity: RestartIntensity,
     ) -> anyhow::Result<Self> {
         metrics::init();
-        if !config.is_async && role == Role::Worker {
-            bail!("EMBEDDING_ASYNC is false: there is no queue, and a worker has nothing to do");
-        }
+        refuse(role, &config)?;
         // The address first: of all that can fail it is the quickest to say so.
         let listener = match role {
             Role::Worker => None,
-            Role::Serve | Role::Api => {
-                config.http.refuse_exposure()?;
-                Some(bind(config.http.bind)?)
-            }
+            Role::Serve | Role::Api => Some(bind(config.http.bind)?),
         };
         std::fs::create_dir_all(&config.data_dir)
             .with_context(|| format!("cannot create {}", config.data_dir.display()))?;
@@ -300,6 +297,17 @@ pub async fn run_until_stopped(
             eprintln!("vecmill: {reason}");
             Ok(ExitCode::FAILURE)
         }
+    }
+}
+
+/// Refuses what makes no sense, or no good, of a role and settings that are allowed by themselves.
+fn refuse(role: Role, config: &Config) -> anyhow::Result<()> {
+    match role {
+        Role::Worker if !config.is_async => {
+            bail!("EMBEDDING_ASYNC is false: there is no queue, and a worker has nothing to do")
+        }
+        Role::Worker => Ok(()),
+        Role::Serve | Role::Api => Ok(config.http.refuse_exposure()?),
     }
 }
 
