@@ -306,6 +306,9 @@ fn check_role(role: Role, config: &Config) -> anyhow::Result<()> {
              of its own"
         );
     }
+    if role != Role::Worker {
+        config.http.refuse_exposure()?;
+    }
     Ok(())
 }
 

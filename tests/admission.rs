@@ -221,7 +221,10 @@ async fn a_batch_of_which_one_tenant_is_full_leaves_nothing_of_the_others() {
         let app = stores.api(&[("EMBEDDING_TENANT_MAX_PENDING", "10")]).await;
         let full = app.ingest("full", &vec!["text".to_owned(); 10]).await;
         let mut mixed = batch("other", 5);
-        mixed["nodes"][3]["tenant_id"] = json!("full");
+        mixed["tenant_id"] = json!(null);
+        for (at, tenant) in ["other", "other", "other", "full", "other"].iter().enumerate() {
+            mixed["nodes"][at]["tenant_id"] = json!(tenant);
+        }
         let answer = send(&Client::new(), &app, &mixed).await;
         answer.assert_refused(StatusCode::TOO_MANY_REQUESTS, "tenant full");
         stores.assert_holds(&full.into_iter().collect(), &[("full", 10)]);

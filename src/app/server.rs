@@ -29,7 +29,6 @@ pub(super) struct HttpServer {
 impl HttpServer {
     /// Listens, and says what is `awaited` until the API is there.
     pub(super) fn start(config: &Config, awaited: watch::Receiver<String>) -> anyhow::Result<Self> {
-        config.http.refuse_exposure()?;
         let listener = bind(config.http.bind)?;
         let address = listener.local_addr()?;
         let routes = Routes::default();

@@ -153,7 +153,8 @@ pub struct Requeue {
     /// Only these nodes.
     pub node_ids: Option<Vec<Uuid>>,
     /// Only nodes in this status, or `all`.
-    pub status: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<String>,
     /// Only nodes without a vector.
     pub only_missing_embedding: bool,
     /// Whether nodes with a vector are marked `ready` first.

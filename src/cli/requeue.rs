@@ -18,13 +18,12 @@ pub struct RequeueArgs {
     /// Only nodes of this tenant.
     #[arg(long)]
     tenant: Option<String>,
-    /// Only nodes in this status.
+    /// Only nodes in this status; unless given, failed, or with --node any
     #[arg(
         long,
-        default_value = "failed",
         value_parser = ["queued", "processing", "ready", "failed", "skipped", "all"]
     )]
-    status: String,
+    status: Option<String>,
     /// Only this node; may be given more than once.
     #[arg(long = "node", value_name = "ID")]
     nodes: Vec<Uuid>,

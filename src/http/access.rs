@@ -103,10 +103,11 @@ impl<E: Endpoint> AccessEndpoint<E> {
         if request.uri().path_and_query().is_none() || !request.uri().path().starts_with('/') {
             return Err(Problem::new(StatusCode::BAD_REQUEST, "the request has no path"));
         }
-        if let Some(hosts) = &self.access.hosts {
+        let hosts = self.access.hosts.as_ref();
+        if let Some(hosts) = hosts {
             hosts.check(request)?;
         }
-        call.map_or(Ok(()), |call| admit::check(request, call))
+        call.map_or(Ok(()), |call| admit::check(request, call, hosts))
     }
 }
 

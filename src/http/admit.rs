@@ -9,7 +9,6 @@ use poem::{
     http::{
         Version,
         header::{CONTENT_TYPE, HOST, ORIGIN},
-        method::Method,
         status::StatusCode,
         uri::{Authority, Uri},
     },
@@ -41,8 +40,7 @@ impl Hosts {
     }
 
     /// # Errors
-    /// 400 for a request that names nobody, 421 for one that is meant for somebody else, 403 for a
-    /// write that a page of another site makes.
+    /// 400 for a request that names nobody, 421 for one that is meant for somebody else.
     pub fn check(&self, request: &Request) -> Result<(), Problem> {
         let in_headers = request.headers().get_all(HOST).iter();
         let mut names: Vec<&str> = in_headers.map(|name| name.to_str().unwrap_or("")).collect();
@@ -56,21 +54,23 @@ impl Hosts {
                           add the name to VECMILL_ALLOWED_HOSTS";
             return Err(Problem::new(StatusCode::MISDIRECTED_REQUEST, detail));
         }
-        if !request.method().is_safe() && !self.is_own(request) {
-            let detail = "web pages of other sites may not write here; add the name of the site \
-                          to VECMILL_ALLOWED_HOSTS if it may";
-            return Err(Problem::new(StatusCode::FORBIDDEN, detail));
-        }
         Ok(())
     }
 
-    /// Whether the page that makes the request, if one does, is of a site that may.
-    fn is_own(&self, request: &Request) -> bool {
-        request.headers().get_all(ORIGIN).iter().all(|origin| {
+    /// # Errors
+    /// 403 for a write that a page of another site makes.
+    fn check_site(&self, request: &Request) -> Result<(), Problem> {
+        let is_own = request.headers().get_all(ORIGIN).iter().all(|origin| {
             let origin = origin.to_str().ok().and_then(|origin| origin.parse::<Uri>().ok());
             let site = origin.as_ref().and_then(Uri::authority);
             site.is_some_and(|site| self.knows(site.as_str()))
-        })
+        });
+        if request.method().is_safe() || is_own {
+            return Ok(());
+        }
+        let detail = "web pages of other sites may not write here; add the name of the site to \
+                      VECMILL_ALLOWED_HOSTS if it may";
+        Err(Problem::new(StatusCode::FORBIDDEN, detail))
     }
 
     /// Whether this is a name of the server, with or without a port.
@@ -90,14 +90,15 @@ impl Hosts {
 }
 
 /// # Errors
-/// 415 for a write whose body says that it is not JSON, also where no body is wanted; 422 for a
-/// query that holds what the call does not know.
-pub fn check(request: &Request, call: &Call) -> Result<(), Problem> {
-    if *request.method() != Method::GET && *request.method() != Method::HEAD {
-        let mut types = request.headers().get_all(CONTENT_TYPE).iter();
-        if !types.all(|kind| kind.to_str().is_ok_and(is_json)) {
-            return Err(not_json());
-        }
+/// 415 for a write whose body says that it is not JSON, also where no body is wanted; 403 for one
+/// that a page of another site makes; 422 for a query that holds what the call does not know.
+pub fn check(request: &Request, call: &Call, hosts: Option<&Hosts>) -> Result<(), Problem> {
+    let mut types = request.headers().get_all(CONTENT_TYPE).iter();
+    if !request.method().is_safe() && !types.all(|kind| kind.to_str().is_ok_and(is_json)) {
+        return Err(not_json());
+    }
+    if let Some(hosts) = hosts {
+        hosts.check_site(request)?;
     }
     check_query(request.uri().query().unwrap_or_default(), call)
 }

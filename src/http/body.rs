@@ -1,7 +1,7 @@
 //! Reads a JSON body: within the size limit, with or without a `Content-Length`, as it is or by
 //! gzip, and telling malformed (400) from invalid (422).
 
-use std::pin::Pin;
+use std::io;
 
 use async_compression::tokio::bufread::GzipDecoder;
 use poem::{
@@ -213,40 +213,49 @@ async fn read_limited(
     if announced > discard_limit {
         return Err(too_large());
     }
-    let body = body.into_async_read();
-    let mut reader: Pin<Box<dyn AsyncRead + Send>> = match is_gzip {
-        true => {
-            let mut decoder = GzipDecoder::new(BufReader::new(body));
-            // What follows the first part is not to be passed over in silence.
-            decoder.multiple_members(true);
-            Box::pin(decoder)
-        }
-        false => Box::pin(body),
+    let mut sent = body.into_async_read().take(discard_limit as u64 + 1);
+    let kept = if is_gzip {
+        let mut decoder = GzipDecoder::new(BufReader::new(&mut sent));
+        // What follows the first part is not to be passed over in silence.
+        decoder.multiple_members(true);
+        read_kept(&mut decoder, announced, limit, discard_limit).await
+    } else {
+        read_kept(&mut sent, announced, limit, discard_limit).await
     };
+    // What is left there was not looked at.
+    if sent.limit() == 0 {
+        return Err(too_large());
+    }
+    let incomplete = match is_gzip {
+        true => "the body is not gzip, or ended before it was complete",
+        false => "the body ended before it was complete",
+    };
+    kept.map_err(|_| Problem::new(StatusCode::BAD_REQUEST, incomplete))?.ok_or_else(too_large)
+}
+
+/// Reads to the end, or to `discard_limit`; `None` if there is more than `limit`, of which no more
+/// is kept.
+async fn read_kept(
+    reader: &mut (impl AsyncRead + Unpin),
+    announced: usize,
+    limit: usize,
+    discard_limit: usize,
+) -> io::Result<Option<Vec<u8>>> {
     let mut kept = Vec::with_capacity(announced.min(limit));
     let mut chunk = vec![0; 16 * 1024];
     let mut total = 0_usize;
     loop {
-        let read = reader.read(&mut chunk).await.map_err(|_| {
-            let detail = match is_gzip {
-                true => "the body is not gzip, or ended before it was complete",
-                false => "the body ended before it was complete",
-            };
-            Problem::new(StatusCode::BAD_REQUEST, detail)
-        })?;
-        if read == 0 {
-            break;
-        }
+        let read = reader.read(&mut chunk).await?;
         total += read;
+        if read == 0 || total > discard_limit {
+            return Ok(Some(kept).filter(|_| total <= limit));
+        }
         if total <= limit {
             kept.extend_from_slice(&chunk[..read]);
-        } else if total > discard_limit {
-            break;
         }
         // Few bytes may stand for many, which are all there at once.
         tokio::task::coop::consume_budget().await;
     }
-    if total > limit { Err(too_large()) } else { Ok(kept) }
 }
 
 /// What some programs write before a text to say that it is UTF-8.
@@ -263,6 +272,8 @@ fn parse(bytes: &[u8]) -> Result<Value, Problem> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+
+    use tokio::io::AsyncWriteExt;
 
     use super::*;
 
@@ -307,5 +318,19 @@ mod tests {
         assert_eq!(read(100_001, 0).await.unwrap_err().status, 413);
         assert_eq!(read(2_000_000, 0).await.unwrap_err().status, 413);
         assert_eq!(read(0, usize::MAX).await.unwrap_err().status, 413);
+    }
+
+    #[tokio::test]
+    async fn gzip_that_stands_for_nothing_is_bounded_too() {
+        let mut encoder = async_compression::tokio::write::GzipEncoder::new(Vec::new());
+        encoder.shutdown().await.unwrap();
+        let empty = encoder.into_inner();
+        let read =
+            async |parts: usize| read_limited(Body::from(empty.repeat(parts)), true, 0, 1000).await;
+        let most = 1000 * DISCARD_FACTOR / empty.len();
+        assert_eq!(read(most).await, Ok(Vec::new()));
+        for parts in [most + 1, 100 * most] {
+            assert_eq!(read(parts).await.unwrap_err().status, 413, "{parts} parts");
+        }
     }
 }

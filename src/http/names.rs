@@ -5,6 +5,9 @@ use std::borrow::Cow;
 /// Characters of a client's own name that an answer repeats at most.
 const SHOWN_MAX_CHARS: usize = 200;
 
+/// How like each other two names are of which one is meant by the other.
+const LIKE: f64 = 0.6;
+
 /// Why `name` is refused, where only the names of `known` mean something.
 pub fn unknown(name: &str, known: &[&str]) -> String {
     let likeness = |other: &str| {
@@ -18,7 +21,7 @@ pub fn unknown(name: &str, known: &[&str]) -> String {
     let is_short = name.chars().nth(SHOWN_MAX_CHARS).is_none();
     let nearest = known
         .iter()
-        .filter(|_| is_short)
+        .filter(|other| is_short && likeness(other) >= LIKE)
         .max_by(|a, b| likeness(a).total_cmp(&likeness(b)))
         .map_or(String::new(), |nearest| format!(", did you mean {nearest}?"));
     match known {
@@ -56,6 +59,7 @@ mod tests {
             let reason = unknown(name, &KNOWN);
             assert!(reason.contains(&format!("did you mean {nearest}?")), "{name}: {reason}");
         }
+        assert_eq!(unknown("x", &["limit"]), "is not known (known: limit)");
         assert!(unknown("x", &[]).contains("nothing may be given"));
         assert!(unknown(&"tenant_id".repeat(100_000), &KNOWN).len() < 200);
     }

@@ -188,6 +188,7 @@ async fn status_and_requeue_answer_as_the_api_does() {
         (vec!["--status", "skipped", "--tenant", "acme"], 1),
         (vec!["--status", "all", "--tenant", "other"], 0),
         (vec!["--status", "all", "--node", &ids[0], "--node", &ids[2]], 1),
+        (vec!["--node", &ids[2]], 1),
         (vec!["--status", "all", "--limit", "1"], 1),
         (vec!["--status", "all", "--only-missing-embedding"], 1),
     ] {

@@ -8,7 +8,7 @@ use tokio::{
     process::Command,
 };
 
-use crate::support::{end_of, file, lines, run, run_in, vecmill};
+use crate::support::{Ended, end_of, file, lines, run, run_in, vecmill};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_openapi_document_and_the_models_are_printed() {
@@ -193,4 +193,93 @@ async fn serve_says_where_it_listens_and_ends_when_asked_to() {
         assert_eq!(counts["status_counts"]["ready"], 100 * run_number, "{counts}");
     }
     assert_eq!(counts["failed"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_others_reach_stops_the_start_unless_it_is_meant() {
+    let dir = tempfile::tempdir().unwrap();
+    let common = [
+        ("VECMILL_DATA_DIR", dir.path().to_str().unwrap()),
+        ("EMBEDDING_BACKEND", "hash"),
+        ("EMBEDDING_ASYNC", "false"),
+    ];
+    let compat = ("VECMILL_COMPAT", "activekg");
+    for (command, settings) in [
+        ("serve", vec![("VECMILL_BIND", "0.0.0.0:0")]),
+        ("api", vec![("VECMILL_BIND", "[::]:0")]),
+        // The image of ActiveKG sets these.
+        ("serve", vec![compat, ("HOST", "0.0.0.0"), ("PORT", "0")]),
+    ] {
+        let ended = run_in(&[&common[..], &settings].concat(), &[command]).await;
+        let words = ["VECMILL_BIND", "no authentication", "VECMILL_INSECURE=true"];
+        ended.assert_one_line(&words);
+    }
+    let meant = [("VECMILL_BIND", "0.0.0.0:0"), ("VECMILL_INSECURE", "true")];
+    let said = said_at_start(&[&common[..], &meant].concat()).await;
+    assert!(said.stdout.contains("listens on http://0.0.0.0:"), "{}", said.stdout);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_variable_that_is_set_to_nothing_is_not_set() {
+    let dir = tempfile::tempdir().unwrap();
+    let help = run(&["serve", "--help"]).await.stdout;
+    let variables = help.split("[env: ").skip(1).filter_map(|rest| rest.split(['=', ']']).next());
+    let mut environment: Vec<(&str, &str)> = variables.map(|name| (name, "")).collect();
+    assert!(environment.len() > 35, "{environment:?}");
+    let own = [
+        ("VECMILL_DATA_DIR", dir.path().to_str().unwrap()),
+        ("VECMILL_BIND", "127.0.0.1:0"),
+        ("EMBEDDING_BACKEND", "hash"),
+    ];
+    environment.retain(|(name, _)| own.iter().all(|(other, _)| other != name));
+    environment.extend(own);
+    let said = said_at_start(&environment).await;
+    assert!(said.stdout.contains("listens on"), "{}\n{}", said.stdout, said.stderr);
+    // Help names them all the same.
+    let with_empty = run_in(&environment, &["serve", "--help"]).await;
+    with_empty.assert_code(0);
+    assert!(with_empty.stdout.contains("[env: EMBEDDING_QUEUE_KEY="), "{}", with_empty.stdout);
+    // A flag that is empty says something, and that is wrong.
+    let ended = run(&["migrate", "--embedding-queue-key="]).await;
+    ended.assert_one_line(&["EMBEDDING_QUEUE_KEY=\"\"", "must not be empty"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn variables_of_activekg_that_change_nothing_are_named_in_one_warning() {
+    let dir = tempfile::tempdir().unwrap();
+    let own = [
+        ("VECMILL_DATA_DIR", dir.path().to_str().unwrap()),
+        ("VECMILL_BIND", "127.0.0.1:0"),
+        ("EMBEDDING_BACKEND", "hash"),
+        ("EMBEDDING_ASYNC", "false"),
+        ("MAX_REQUEST_SIZE_BYTES", "4096"),
+        ("JWT_ENABLED", "false"),
+        ("HOST", "build-7"),
+    ];
+    let warning = "these variables of ActiveKG change nothing here";
+    let said = said_at_start(&own).await;
+    assert!(!said.stderr.contains(warning), "{}", said.stderr);
+    let foreign = [
+        ("RATE_LIMIT_ENABLED", "true"),
+        ("JWT_SECRET_KEY", "hunter2"),
+        ("RUN_SCHEDULER", "true"),
+        ("ACTIVEKG_URL_ALLOWLIST", ""),
+    ];
+    let said = said_at_start(&[&own[..], &foreign].concat()).await;
+    assert_eq!(said.stderr.matches(warning).count(), 1, "{}", said.stderr);
+    let names = format!("{warning}: JWT_SECRET_KEY, RATE_LIMIT_ENABLED, RUN_SCHEDULER");
+    assert!(said.stderr.contains(&names), "{}", said.stderr);
+    assert!(!said.stderr.contains("hunter2"), "{}", said.stderr);
+}
+
+/// Runs `serve` until it says where it listens, and ends it; what it said.
+async fn said_at_start(environment: &[(&str, &str)]) -> Ended {
+    let mut server = vecmill(&["serve"], environment).spawn().unwrap();
+    let mut said = BufReader::new(server.stdout.take().unwrap()).lines();
+    let line = said.next_line().await.unwrap().unwrap_or_default();
+    if let Some(pid) = server.id() {
+        Command::new("kill").args(["-TERM", &pid.to_string()]).status().await.unwrap();
+    }
+    let ended = end_of(server).await;
+    Ended { stdout: line, ..ended }
 }

@@ -30,7 +30,7 @@ async fn members_are_merged_replaced_and_removed() {
         let change = json!({
             "props": {"n": {"a": null, "c": {"d": null, "e": "ö"}}, "list": [2]},
             "metadata": {"by": null, "tags": {"y": 2}},
-            "classes": ["ignored"],
+            "extract": "ignored",
         });
         let answer = patch(&app, &id, &change, 200).await;
         assert_eq!(answer, json!({"id": id, "embedding_status": "queued", "job_id": null}));
@@ -171,7 +171,8 @@ async fn a_change_that_is_invalid_changes_nothing() {
     let before = app.node(&id).await;
     for (body, field) in [
         (json!({}), "body: "),
-        (json!({"text": "unknown fields are no change"}), "body: "),
+        (json!({"text": "unknown fields are refused"}), "text: "),
+        (json!({"props": {}, "classes": ["a"]}), "classes: "),
         (json!([]), "body: "),
         (json!({"props": null, "metadata": {}}), "props: "),
         (json!({"props": {"text": "a\0b"}}), "props.text: "),

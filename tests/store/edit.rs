@@ -131,7 +131,8 @@ async fn a_change_of_other_things_leaves_the_embedding_alone(db: TestDb) {
         payload_ref: Some(String::new()),
     };
     patch(&store, node.id, &back, OnNewText::Ask).await;
-    assert_eq!(embedding_of(&store, node.id).await, NodeDetail { version: 3, ..before });
+    let expected = NodeDetail { version: 3, metadata: Some(json!({})), ..before };
+    assert_eq!(embedding_of(&store, node.id).await, expected);
 }
 
 async fn a_change_that_changes_nothing_writes_nothing(db: TestDb) {
