@@ -15,7 +15,7 @@ use tracing::{info, warn};
 
 use crate::{
     config::{Config, ModelSettings},
-    http,
+    data_dir, http,
     inference::{self, Model},
     queue::{Limits, PrivateRedis, Queue},
     runtime::{Context, InlineEmbedder, Mode, RestartIntensity, Runtime, Workers, WorkersReady},
@@ -78,13 +78,15 @@ impl App {
         if !config.is_async && role == Role::Worker {
             bail!("EMBEDDING_ASYNC is false: there is no queue, and a worker has nothing to do");
         }
+        if let Some(url) = config.queue.redis_url.as_deref().filter(|_| config.is_async) {
+            Queue::check_url(url)?;
+        }
         // The address first: of all that can fail it is the quickest to say so.
         let listener = match role {
             Role::Worker => None,
             Role::Serve | Role::Api => Some(bind(config.http.bind)?),
         };
-        std::fs::create_dir_all(&config.data_dir)
-            .with_context(|| format!("cannot create {}", config.data_dir.display()))?;
+        data_dir::prepare(&config.data_dir, config.has_own_database())?;
         let dimension = match &model {
             Some(model) => model.backend.dimension(),
             None => inference::dimension_of(&model_config(&config.model)).await?,

@@ -9,7 +9,7 @@ use vecmill::{
     app::{self, App, Role},
     cli::{self, Cli, Command, Output},
     config::{Config, Settings},
-    inference, shutdown,
+    data_dir, inference, shutdown,
     store::Store,
     telemetry,
 };
@@ -52,7 +52,7 @@ async fn run_role(role: Role, settings: &Settings) -> anyhow::Result<ExitCode> {
 
 async fn migrate(settings: &Settings, out: &mut Output<'_>) -> anyhow::Result<ExitCode> {
     let config: Config = settings.check()?;
-    std::fs::create_dir_all(&config.data_dir)?;
+    data_dir::prepare(&config.data_dir, config.has_own_database())?;
     let dimension = inference::dimension_of(&app::model_config(&config.model)).await?;
     Store::connect(&config.dsn, dimension).await?.migrate().await?;
     let text = format!("the database is ready for vectors of {dimension} components");

@@ -16,6 +16,8 @@ mod checker;
 mod connections;
 #[path = "faults/embedder.rs"]
 mod embedder;
+#[path = "faults/failover.rs"]
+mod failover;
 #[path = "faults/faulty.rs"]
 mod faulty;
 #[path = "faults/foreign.rs"]

@@ -13,6 +13,8 @@ mod books;
 mod changes;
 #[path = "queue/claims.rs"]
 mod claims;
+#[path = "queue/clock.rs"]
+mod clock;
 #[path = "queue/fair.rs"]
 mod fair;
 #[path = "queue/leases.rs"]

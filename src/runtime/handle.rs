@@ -14,7 +14,7 @@ use crate::{
     domain::TenantScope,
     queue::{Limits, Queue},
     store::{NodeDetail, NodeFilter, NodeSummary, Store},
-    telemetry::metrics,
+    telemetry::{Chain, metrics},
 };
 
 /// How nodes get their vectors in this process.
@@ -121,7 +121,7 @@ impl Runtime {
         match &self.parts.mode {
             Mode::Inline(_) => parts.push(("model", Ok(()))),
             Mode::Queued { queue, workers, .. } => {
-                parts.push(("redis", answer_in_time("redis", queue.check_keys()).await));
+                parts.push(("redis", answer_in_time("redis", queue.check_writes()).await));
                 if let Some(workers) = workers {
                     parts.push(("model", workers.state()));
                 }
@@ -164,13 +164,13 @@ pub(super) async fn to_the_end<T: Send + 'static>(
     }
 }
 
-async fn answer_in_time<E: std::error::Error>(
+async fn answer_in_time<E: std::error::Error + 'static>(
     part: &str,
     ping: impl Future<Output = Result<(), E>>,
 ) -> Result<(), String> {
     match tokio::time::timeout(READINESS_TIMEOUT, ping).await {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(error.to_string()),
+        Ok(Err(error)) => Err(Chain(&error).to_string()),
         Err(_) => Err(format!("{part} did not answer within {READINESS_TIMEOUT:?}")),
     }
 }

@@ -1,0 +1,38 @@
+-- Which of the commands and keys that the scripts need are forbidden to this user. Stands alone, and
+-- declares no keys: the server would refuse all of it, and say not why.
+-- Each command is done on a key of its own, which is gone when the script ends; each key of ours gets
+-- a write that changes nothing, whatever it holds.
+-- ARGV: 1 a key of its own, then the keys of ours
+-- Answer: what is forbidden
+local probe, forbidden = ARGV[1], {}
+
+local function try(what, ...)
+  local answer = redis.pcall(...)
+  local error = type(answer) == 'table' and answer.err or ''
+  for _, words in ipairs({'NOPERM', 'executing the script', 'ACL failure', 'Unknown Redis command'}) do
+    if string.find(error, words, 1, true) then
+      forbidden[#forbidden + 1] = what
+      return
+    end
+  end
+end
+
+for _, command in ipairs({
+  'DEL', 'SET 1 PX 9999', 'GET', 'INCRBY 1', 'DECRBY 1', 'PERSIST', 'PEXPIRE 9999', 'PTTL', 'EXISTS',
+  'TYPE', 'DEL', 'LPUSH a', 'RPUSH b', 'LLEN', 'LRANGE 0 -1', 'LINDEX 0', 'LPOS a', 'LSET 0 a',
+  'LTRIM 0 -1', 'LREM 1 a', 'RPOP 1', 'DEL', 'HSET f 1', 'HGET f', 'HMGET f', 'HGETALL', 'HINCRBY f 1',
+  'HEXISTS f', 'HKEYS', 'HVALS', 'HLEN', 'HDEL f', 'DEL', 'SADD a', 'SISMEMBER a', 'SREM a', 'DEL',
+  'ZADD 1 a', 'ZCARD', 'ZSCORE a', 'ZRANGE 0 -1', 'ZRANGEBYSCORE 0 1', 'ZREM a', 'DEL',
+}) do
+  local words = {}
+  for word in string.gmatch(command, '%S+') do words[#words + 1] = word end
+  local name = table.remove(words, 1)
+  try('the command ' .. name, name, probe, unpack(words))
+end
+try('the command TIME', 'TIME')
+if #forbidden == 0 then
+  for i = 2, #ARGV do
+    try('the key ' .. ARGV[i], 'ZREM', ARGV[i], 'vecmill:probe')
+  end
+end
+return forbidden
