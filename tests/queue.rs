@@ -21,6 +21,8 @@ mod fair;
 mod leases;
 #[path = "queue/outages.rs"]
 mod outages;
+#[path = "queue/permissions.rs"]
+mod permissions;
 #[path = "queue/recounts.rs"]
 mod recounts;
 #[path = "queue/retries.rs"]

@@ -2,10 +2,12 @@
 
 use fred::{
     clients::Client,
-    error::Error,
+    error::{Error, ErrorKind},
     interfaces::{ClientLike, KeysInterface, ListInterface, LuaInterface},
     types::{InfoKind, Value, lists::LMoveDirection},
 };
+
+use tokio::sync::OnceCell;
 
 use super::{
     Keys, Queue, QueueError,
@@ -38,9 +40,9 @@ impl Queue {
             blocking,
         };
         let commands = Link::connect(recipe(false)).await?;
-        // A blocking command delays all others on its connection.
-        let waiter = Link::connect(recipe(true)).await?;
-        let queue = Self { commands, waiter, keys, scripts, dlq_max: config.dlq_max };
+        let waiter_recipe = recipe(true);
+        let (waiter, dlq_max) = (OnceCell::new(), config.dlq_max);
+        let queue = Self { commands, waiter, waiter_recipe, keys, scripts, dlq_max };
         queue.check_server().await.map_err(|error| error.at(&address.place()))?;
         Ok(queue)
     }
@@ -89,21 +91,9 @@ impl Queue {
         }
         let ask = async |client| script.evalsha_with_reload(&client, none, args).await;
         let mut forbidden: Vec<String> = self.commands.call(ask).await?;
-        let is_refused = |answer: Result<Value, QueueError>| match answer {
-            Err(QueueError::Refused(_)) => Ok(true),
-            answer => answer.map(|_| false),
-        };
-        let get = async |client: Client| client.mget(probe).await;
-        if is_refused(self.commands.call(get).await)? {
-            forbidden.push("the command MGET".to_owned());
-        }
-        let scan = async |client: Client| client.scan_page("0", probe, Some(1), None).await;
-        if is_refused(self.commands.call(scan).await)? {
-            forbidden.push("the command SCAN".to_owned());
-        }
-        let wait = async |client| wait_for_nothing(client, probe).await;
-        if is_refused(self.waiter.call(wait).await)? {
-            forbidden.push("the command BLMOVE".to_owned());
+        // A key that is forbidden is refused with every command.
+        if !forbidden.iter().any(|what| what.starts_with("the key")) {
+            forbidden.extend(self.forbidden_outside_scripts(probe).await?);
         }
         if forbidden.is_empty() {
             return Ok(());
@@ -113,13 +103,32 @@ impl Queue {
             forbidden.join(", ")
         )))
     }
+    /// Which of the commands that are sent by themselves are forbidden.
+    async fn forbidden_outside_scripts(&self, probe: &str) -> Result<Vec<String>, QueueError> {
+        let get = async |client: Client| client.mget::<Value, _>(probe).await;
+        let scan = async |client: Client| client.scan_page("0", probe, Some(1), None).await;
+        let wait = async |client| wait_for_nothing(client, probe).await;
+        let mut forbidden = Vec::new();
+        for (name, answer) in [
+            ("MGET", self.commands.call(get).await),
+            ("SCAN", self.commands.call::<Value, _>(scan).await),
+            ("BLMOVE", self.commands.call(wait).await),
+        ] {
+            match answer {
+                Ok(_) => {}
+                Err(QueueError::Refused(_)) => forbidden.push(format!("the command {name}")),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(forbidden)
+    }
 }
 
 /// The command that waits, on a key that nobody fills.
 async fn wait_for_nothing(client: Client, key: &str) -> Result<Value, Error> {
     let (from, to) = (LMoveDirection::Right, LMoveDirection::Right);
     match client.blmove(key, key, from, to, 0.01).await {
-        Err(error) if *error.kind() == fred::error::ErrorKind::Timeout => Ok(Value::Null),
+        Err(error) if *error.kind() == ErrorKind::Timeout => Ok(Value::Null),
         answer => answer,
     }
 }

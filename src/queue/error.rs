@@ -115,7 +115,7 @@ impl QueueError {
         match self {
             // No time mends a certificate.
             Self::Unavailable(reason) if reason.0.starts_with(UNTRUSTED) => {
-                Self::Setup(reason.at(place).0)
+                Self::Setup(format!("Redis at {}", reason.at(place)))
             }
             Self::Unavailable(reason) => Self::Unavailable(reason.at(place)),
             Self::Refused(reason) => Self::Refused(reason.at(place)),
@@ -128,10 +128,10 @@ const UNTRUSTED: &str = "the server's certificate is refused";
 
 impl From<&Error> for Reason {
     fn from(error: &Error) -> Self {
-        if *error.kind() == ErrorKind::Timeout {
+        let details = error.details();
+        if *error.kind() == ErrorKind::Timeout || details == "Request timed out." {
             return Self::new("no answer in time");
         }
-        let details = error.details();
         if let Some((_, certificate)) = details.split_once("InvalidCertificate(") {
             let why: String = certificate.chars().take_while(|c| c.is_alphanumeric()).collect();
             return Self::new(format!(
@@ -194,6 +194,6 @@ mod tests {
         let details = "Custom { kind: InvalidData, error: InvalidCertificate(UnknownIssuer) }";
         let error = QueueError::from(Error::new(ErrorKind::IO, details)).at("h:1 (REDIS_URL)");
         let QueueError::Setup(error) = error else { panic!("{error:?}") };
-        assert!(error.starts_with("h:1 (REDIS_URL): ") && error.contains("SSL_CERT_FILE"));
+        assert!(error.starts_with("Redis at h:1 (REDIS_URL): ") && error.contains("SSL_CERT_FILE"));
     }
 }

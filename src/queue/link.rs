@@ -32,7 +32,7 @@ use super::{
 /// How long a command may take, and how long it waits for a connection that was just lost.
 pub(super) const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a command waits for one that was lost longer ago: nobody must spin.
-const SHORT_WAIT: Duration = Duration::from_millis(250);
+const SHORT_WAIT: Duration = Duration::from_secs(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long sent data may stay unanswered before the system gives a connection up.
 const VANISHED_AFTER: Duration = Duration::from_secs(10);
@@ -45,6 +45,7 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_
 const NAME: &str = "vecmill";
 
 /// How to make a connection.
+#[derive(Clone)]
 pub(super) struct Recipe {
     pub(super) address: Address,
     /// Writes a key of its own and removes it.
@@ -207,7 +208,8 @@ async fn supervise(recipe: Recipe, mut live: Live, state: watch::Sender<State>) 
         // A server that lets us in and is of no use must not be asked again and again.
         let lived_long = made.elapsed() > PAUSES.1;
         let mut pause = if lived_long { Duration::ZERO } else { PAUSES.0 };
-        let mut said = reason;
+        // Each sentinel may have another.
+        let mut said = vec![reason];
         live = loop {
             sleep(pause).await;
             pause = (pause * 2).clamp(PAUSES.0, PAUSES.1);
@@ -216,9 +218,9 @@ async fn supervise(recipe: Recipe, mut live: Live, state: watch::Sender<State>) 
                 Err(error) => {
                     turn += 1;
                     let reason = reason_of(error);
-                    if reason != said {
+                    if !said.contains(&reason) {
                         warn!(place, error = %reason, "cannot connect to Redis");
-                        said = reason.clone();
+                        said.push(reason.clone());
                     }
                     state.send_replace(State::Down { since: lost, reason });
                 }

@@ -22,7 +22,7 @@ use fred::{
     interfaces::{ClientLike, KeysInterface, ListInterface},
     types::{FromValue, Key, Value, lists::LMoveDirection, scripts::Script},
 };
-use tokio::time::Instant;
+use tokio::{sync::OnceCell, time::Instant};
 
 pub use admission::{Admission, Enqueued, Limits, Reservation};
 pub use error::{QueueError, Reason};
@@ -31,13 +31,15 @@ pub use repair::{Expired, Lock, Recount};
 pub use work::{Claimed, DeadLetter, Lease, TenantLimits};
 
 use crate::config::QueueConfig;
-use link::Link;
+use link::{Link, Recipe};
 use scripts::Scripts;
 
 /// The queue: one multiplexed connection for commands, one for waiting.
 pub struct Queue {
     commands: Link,
-    waiter: Link,
+    /// Made when somebody waits for the first time: who only takes nodes in never does.
+    waiter: OnceCell<Link>,
+    waiter_recipe: Recipe,
     keys: Keys,
     scripts: Scripts,
     dlq_max: u64,
@@ -142,7 +144,10 @@ impl Queue {
         let seconds = timeout.as_secs_f64().max(0.01);
         let queue = self.keys.queue.as_str();
         let (from, to) = (LMoveDirection::Right, LMoveDirection::Right);
-        let wait = self.waiter.call(async |client| {
+        // A blocking command delays all others on its connection.
+        let connect = || Link::connect(self.waiter_recipe.clone());
+        let waiter = self.waiter.get_or_try_init(connect).await?;
+        let wait = waiter.call(async |client| {
             match client.blmove::<Value, _, _>(queue, queue, from, to, seconds).await {
                 // So the client reports the end of the wait; it has no time-out of its own.
                 Err(error) if *error.kind() == ErrorKind::Timeout => Ok(false),
@@ -152,7 +157,7 @@ impl Queue {
         match tokio::time::timeout(timeout + WAITER_PATIENCE, wait).await {
             Ok(waited) => waited,
             Err(_) => {
-                self.waiter.is_silent();
+                waiter.is_silent();
                 Err(Error::new(ErrorKind::Timeout, "no answer").into())
             }
         }
@@ -210,6 +215,8 @@ impl Queue {
     /// Closes both connections. Nothing is lost when commands are under way.
     pub async fn close(&self) {
         self.commands.close();
-        self.waiter.close();
+        if let Some(waiter) = self.waiter.get() {
+            waiter.close();
+        }
     }
 }

@@ -63,7 +63,7 @@ async fn a_certificate_that_is_not_trusted_is_refused_and_the_error_says_what_to
         let error = refused(&url, trusted).await;
         let place = format!("127.0.0.1:{} (REDIS_URL)", redis.tls_port());
         assert!(error.contains(&place) && error.contains("SSL_CERT_FILE"), "{error}");
-        assert!(error.contains("UnknownIssuer") && !error.contains("hunter2"), "{error}");
+        assert!(error.contains("is refused (") && !error.contains("hunter2"), "{error}");
     }
     let error = refused(&url, &[("SSL_CERT_FILE", "/nowhere.pem")]).await;
     assert!(error.contains("SSL_CERT_FILE") && error.contains("/nowhere.pem"), "{error}");

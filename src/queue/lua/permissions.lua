@@ -4,19 +4,37 @@
 -- a write that changes nothing, whatever it holds.
 -- ARGV: 1 a key of its own, then the keys of ours
 -- Answer: what is forbidden
-local probe, forbidden = ARGV[1], {}
+local probe, forbidden, seen = ARGV[1], {}, {}
 
-local function try(what, ...)
+-- What of a command is forbidden: 'key', 'command' or nothing.
+local function refused(...)
   local answer = redis.pcall(...)
   local error = type(answer) == 'table' and answer.err or ''
-  for _, words in ipairs({'NOPERM', 'executing the script', 'ACL failure', 'Unknown Redis command'}) do
-    if string.find(error, words, 1, true) then
-      forbidden[#forbidden + 1] = what
-      return
-    end
+  local function says(words)
+    return string.find(error, words, 1, true)
+  end
+  if says('Unknown Redis command') then
+    return 'command'
+  elseif says('NOPERM') or says('executing the script') or says('ACL failure') then
+    return says(' keys mentioned') and 'key' or says(' to access ') and 'key' or 'command'
   end
 end
 
+local function forbid(what)
+  if not seen[what] then
+    seen[what] = true
+    forbidden[#forbidden + 1] = what
+  end
+end
+
+for _, key in ipairs(ARGV) do
+  if refused('ZREM', key, 'vecmill:probe') == 'key' then
+    forbid('the key ' .. key)
+  end
+end
+if #forbidden > 0 then
+  return forbidden
+end
 for _, command in ipairs({
   'DEL', 'SET 1 PX 9999', 'GET', 'INCRBY 1', 'DECRBY 1', 'PERSIST', 'PEXPIRE 9999', 'PTTL', 'EXISTS',
   'TYPE', 'DEL', 'LPUSH a', 'RPUSH b', 'LLEN', 'LRANGE 0 -1', 'LINDEX 0', 'LPOS a', 'LSET 0 a',
@@ -27,12 +45,11 @@ for _, command in ipairs({
   local words = {}
   for word in string.gmatch(command, '%S+') do words[#words + 1] = word end
   local name = table.remove(words, 1)
-  try('the command ' .. name, name, probe, unpack(words))
-end
-try('the command TIME', 'TIME')
-if #forbidden == 0 then
-  for i = 2, #ARGV do
-    try('the key ' .. ARGV[i], 'ZREM', ARGV[i], 'vecmill:probe')
+  if refused(name, probe, unpack(words)) then
+    forbid('the command ' .. name)
   end
+end
+if refused('TIME') then
+  forbid('the command TIME')
 end
 return forbidden
