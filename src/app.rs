@@ -22,6 +22,7 @@ use crate::{
     shutdown::Signals,
     store::Store,
     telemetry::metrics,
+    tls,
 };
 
 /// Which parts a process runs.
@@ -75,6 +76,7 @@ impl App {
         intensity: RestartIntensity,
     ) -> anyhow::Result<Self> {
         metrics::init();
+        tls::install_provider();
         if !config.is_async && role == Role::Worker {
             bail!("EMBEDDING_ASYNC is false: there is no queue, and a worker has nothing to do");
         }

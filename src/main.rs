@@ -11,13 +11,14 @@ use vecmill::{
     config::{Config, Settings},
     data_dir, inference, shutdown,
     store::Store,
-    telemetry,
+    telemetry, tls,
 };
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
     telemetry::init();
+    tls::install_provider();
     match run(cli).await {
         Ok(code) => code,
         Err(error) => {

@@ -12,6 +12,8 @@ mod common;
 mod bad_entries;
 #[path = "faults/checker.rs"]
 mod checker;
+#[path = "faults/clock.rs"]
+mod clock;
 #[path = "faults/connections.rs"]
 mod connections;
 #[path = "faults/embedder.rs"]

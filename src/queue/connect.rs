@@ -80,6 +80,15 @@ impl Queue {
     }
 
     async fn check_permissions(&self) -> Result<(), QueueError> {
+        self.check_scripts_permissions().await?;
+        forbids(&self.forbidden_outside_scripts().await?)
+    }
+
+    /// Whether this user may do what the scripts do.
+    ///
+    /// # Errors
+    /// [`QueueError::Setup`] names the commands or keys that are forbidden.
+    pub(super) async fn check_scripts_permissions(&self) -> Result<(), QueueError> {
         let probe = self.keys.probe.as_str();
         let (script, none) = (&self.scripts.permissions, Vec::<String>::new());
         let mut args = vec![Value::from(probe)];
@@ -90,21 +99,13 @@ impl Queue {
             args.push(format!("{prefix}:probe").into());
         }
         let ask = async |client| script.evalsha_with_reload(&client, none, args).await;
-        let mut forbidden: Vec<String> = self.commands.call(ask).await?;
-        // A key that is forbidden is refused with every command.
-        if !forbidden.iter().any(|what| what.starts_with("the key")) {
-            forbidden.extend(self.forbidden_outside_scripts(probe).await?);
-        }
-        if forbidden.is_empty() {
-            return Ok(());
-        }
-        Err(QueueError::Setup(format!(
-            "Redis forbids this user {}; the README says what it must be allowed (ACL SETUSER)",
-            forbidden.join(", ")
-        )))
+        let forbidden: Vec<String> = self.commands.call(ask).await?;
+        forbids(&forbidden)
     }
+
     /// Which of the commands that are sent by themselves are forbidden.
-    async fn forbidden_outside_scripts(&self, probe: &str) -> Result<Vec<String>, QueueError> {
+    async fn forbidden_outside_scripts(&self) -> Result<Vec<String>, QueueError> {
+        let probe = self.keys.probe.as_str();
         let get = async |client: Client| client.mget::<Value, _>(probe).await;
         let scan = async |client: Client| client.scan_page("0", probe, Some(1), None).await;
         let wait = async |client| wait_for_nothing(client, probe).await;
@@ -122,6 +123,16 @@ impl Queue {
         }
         Ok(forbidden)
     }
+}
+
+fn forbids(what: &[String]) -> Result<(), QueueError> {
+    if what.is_empty() {
+        return Ok(());
+    }
+    Err(QueueError::Setup(format!(
+        "Redis forbids this user {}; the README says what it must be allowed (ACL SETUSER)",
+        what.join(", ")
+    )))
 }
 
 /// The command that waits, on a key that nobody fills.

@@ -171,8 +171,8 @@ impl Queue {
         Ok(Depths { queue, retry, dlq, inflight, oldest_enqueued_at: oldest.parse().ok() })
     }
 
-    /// Whether a write would succeed now, and each of our keys holds what it must. Writes, and
-    /// leaves nothing.
+    /// Whether a write would succeed now, this user may do all that is needed, and each of our keys
+    /// holds what it must. Writes, and leaves nothing.
     ///
     /// # Errors
     /// What a write would fail with.
@@ -181,6 +181,7 @@ impl Queue {
         let none = Vec::<String>::new();
         let write = async |client| script.evalsha_with_reload(&client, none, vec![key]).await;
         self.commands.call::<(), _>(write).await?;
+        self.check_scripts_permissions().await?;
         self.check_keys().await
     }
 

@@ -132,7 +132,10 @@ async fn a_right_that_is_taken_away_meanwhile_is_named_by_readiness() {
     let error = queue.check_writes().await.unwrap_err();
     let QueueError::Refused(reason) = error else { panic!("{error:?}") };
     assert!(reason.to_string().contains("evalsha"), "{reason}");
-    redis.cli(&["ACL", "SETUSER", "vecmill", "+evalsha"]);
+    redis.cli(&["ACL", "SETUSER", "vecmill", "+evalsha", "-zadd"]);
+    let error = queue.check_writes().await.unwrap_err().to_string();
+    assert!(error.contains("the command ZADD"), "{error}");
+    redis.cli(&["ACL", "SETUSER", "vecmill", "+zadd"]);
     queue.check_writes().await.unwrap();
 }
 

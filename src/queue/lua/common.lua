@@ -93,10 +93,11 @@ local function set_back(now, by)
   redis.call('SET', clock, integer(now), 'PX', A_DAY)
 end
 
+local noted
 local function now_ms()
   local time = redis.call('TIME')
   local now = time[1] * 1000 + math.floor(time[2] / 1000)
-  local noted = tonumber(redis.pcall('GET', clock))
+  noted = tonumber(redis.pcall('GET', clock))
   if noted and now < noted - SMALL_STEP then
     set_back(now, noted - now)
   end
@@ -112,6 +113,13 @@ local function note_time(now)
     end
   end
   redis.call('DEL', clock)
+end
+
+-- Notes the time if nobody has yet, where the first deadline is set.
+local function begin_time(now)
+  if not noted then
+    redis.pcall('SET', clock, integer(now), 'PX', A_DAY)
+  end
 end
 
 -- Leaves no key behind when the last job has ended.
