@@ -167,6 +167,9 @@ impl Link {
     }
 
     async fn connection(&self) -> Result<Arc<Connection>, QueueError> {
+        if let State::Up(connection) = &*self.state.borrow() {
+            return Ok(Arc::clone(connection));
+        }
         let (mut state, shortest) = (self.state.clone(), Instant::now() + SHORT_WAIT);
         loop {
             let (since, reason) = match &*state.borrow_and_update() {

@@ -11,10 +11,7 @@ use std::{
 };
 
 /// What a server writes of a file that it cannot make sense of.
-const DAMAGED: [&str; 8] = [
-    "Bad file format reading the append only file",
-    "Unexpected end of file reading the append only file",
-    "Unrecoverable error reading the append only file",
+const DAMAGED: [&str; 5] = [
     "reading the append only file",
     "FATAL AOF MANIFEST FILE ERROR",
     "Internal error in RDB reading",
@@ -22,7 +19,9 @@ const DAMAGED: [&str; 8] = [
     "RDB CRC error",
 ];
 /// What stands beside that where the file is in good order.
-const NOT_DAMAGED: [&str; 3] = ["Can't handle RDB format", "No space left", "Permission denied"];
+const NOT_DAMAGED: [&str; 2] = ["No space left", "Permission denied"];
+/// What it writes of a file that a newer release wrote.
+const NEWER: &str = "Can't handle RDB format";
 /// A part that the manifest names is gone.
 const PART_GONE: [&str; 2] = ["Unable to obtain the AOF file", "No such file or directory"];
 /// Where servers keep their data, from 7.0 on and before.
@@ -45,13 +44,11 @@ impl Cause {
     /// By what the server wrote to its log.
     pub(super) fn of(log: &str) -> Self {
         let says = |words: &&str| log.contains(*words);
-        if log.contains("Can't handle RDB format") {
+        if log.contains(NEWER) {
             Self::TooOld
-        } else if NOT_DAMAGED.iter().any(|words| says(&words)) {
+        } else if NOT_DAMAGED.iter().any(says) {
             Self::Other
-        } else if DAMAGED.iter().any(|words| says(&words))
-            || PART_GONE.iter().all(|words| says(&words))
-        {
+        } else if DAMAGED.iter().any(says) || PART_GONE.iter().all(says) {
             Self::Damage
         } else {
             Self::Other
