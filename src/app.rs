@@ -2,12 +2,13 @@
 
 use std::{net::SocketAddr, process::ExitCode, sync::Arc};
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{anyhow, bail};
 use tokio::sync::watch;
 use tracing::info;
 
 use crate::{
     config::{Config, ModelSettings},
+    data_dir,
     inference::{self, Model},
     queue::{Limits, PrivateRedis, Queue, QueueError},
     runtime::{
@@ -17,6 +18,7 @@ use crate::{
     shutdown::Signals,
     store::{Store, StoreError, TextRule},
     telemetry::{Chain, metrics},
+    tls,
 };
 
 mod progress;
@@ -75,6 +77,7 @@ impl App {
         intensity: RestartIntensity,
     ) -> anyhow::Result<Self> {
         metrics::init();
+        tls::install_provider();
         check_role(role, &config)?;
         let progress = Progress::new(config.start_patience);
         // The address first: of all that can fail it is the quickest to say so, and whoever watches
@@ -108,8 +111,7 @@ impl App {
         progress: &Progress,
     ) -> anyhow::Result<()> {
         let config = &self.config;
-        std::fs::create_dir_all(&config.data_dir)
-            .with_context(|| format!("cannot create {}", config.data_dir.display()))?;
+        data_dir::prepare(&config.data_dir, config.has_own_database())?;
         progress.awaits("the model");
         let model = match model {
             Some(given) => given,
@@ -305,6 +307,9 @@ fn check_role(role: Role, config: &Config) -> anyhow::Result<()> {
             "REDIS_URL is not set: `api` and `worker` share a Redis server; only `serve` runs one \
              of its own"
         );
+    }
+    if let Some(url) = config.queue.redis_url.as_deref().filter(|_| config.is_async) {
+        Queue::check_url(url)?;
     }
     if role != Role::Worker {
         config.http.refuse_exposure()?;

@@ -9,13 +9,14 @@ use vecmill::{
     app::{self, App, Progress, Role},
     cli::{self, Cli, Command, MigrateArgs, Output},
     config::{self, Config, Settings},
-    inference, shutdown, telemetry,
+    data_dir, inference, shutdown, telemetry, tls,
 };
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = Cli::read();
     telemetry::init();
+    tls::install_provider();
     match run(cli).await {
         Ok(code) => code,
         Err(error) => {
@@ -54,7 +55,7 @@ async fn run_role(role: Role, settings: &Settings) -> anyhow::Result<ExitCode> {
 
 async fn migrate(args: &MigrateArgs, out: &mut Output<'_>) -> anyhow::Result<ExitCode> {
     let config: Config = args.settings.check()?;
-    std::fs::create_dir_all(&config.data_dir)?;
+    data_dir::prepare(&config.data_dir, config.has_own_database())?;
     let dimension = inference::dimension_of(&app::model_config(&config.model)).await?;
     let progress = Progress::new(config.start_patience);
     let store = app::open_store(&config, dimension, &progress).await?;

@@ -12,10 +12,14 @@ mod common;
 mod bad_entries;
 #[path = "faults/checker.rs"]
 mod checker;
+#[path = "faults/clock.rs"]
+mod clock;
 #[path = "faults/connections.rs"]
 mod connections;
 #[path = "faults/embedder.rs"]
 mod embedder;
+#[path = "faults/failover.rs"]
+mod failover;
 #[path = "faults/faulty.rs"]
 mod faulty;
 #[path = "faults/foreign.rs"]

@@ -13,13 +13,17 @@ use std::{
 };
 
 use common::{
-    TestApp, TestPostgres, TestRedis, connect, cosine, hash_model, vector_of, wait_until,
+    TestApp, TestPostgres, TestRedis, connect, cosine, faulty_model, hash_model, vector_of,
+    wait_until,
 };
 use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
 use serde_json::{Value, json};
 use tokio::{task, task::JoinHandle};
 use uuid::Uuid;
-use vecmill::app::Role;
+use vecmill::{
+    app::Role,
+    inference::{EmbedError, Model},
+};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -54,11 +58,15 @@ impl Site {
 
     /// One of our processes.
     async fn start(&self, role: Role, more: &[(&str, &str)]) -> TestApp {
+        self.start_with(role, more, (role == Role::Worker).then(hash_model)).await
+    }
+
+    /// The same with a model of the caller's.
+    async fn start_with(&self, role: Role, more: &[(&str, &str)], model: Option<Model>) -> TestApp {
         let dir = tempfile::tempdir().unwrap();
         let mut settings: Vec<(&str, &str)> =
             self.settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
         settings.extend_from_slice(more);
-        let model = (role == Role::Worker).then(hash_model);
         TestApp::start(role, dir.path(), &settings, model).await
     }
 
@@ -352,5 +360,41 @@ async fn a_node_queued_twice_and_a_foreign_retry_end_well() {
 
     let worker = site.start(Role::Worker, &[]).await;
     site.settled(2).await;
+    worker.stop().await;
+}
+
+/// A job that the extraction worker of ActiveKG sends once it has filled in a node.
+fn reembed(node: Uuid, tenant: &str) -> String {
+    entry(node, Some(tenant)).replace(r#""action": "embed""#, r#""action": "reembed""#)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_reembed_job_embeds_again_and_keeps_its_name() {
+    let site = Site::new().await;
+    let worker = site.start(Role::Worker, &[]).await;
+    let node = site.insert(Some("theirs"), "extracted").await;
+    site.sql(&format!(
+        "UPDATE nodes SET embedding = '{}', embedding_status = 'ready' WHERE id = '{node}'",
+        json!(their_vector())
+    ))
+    .await;
+    site.redis.cli(&["SET", &format!("embedding:pending:{node}"), "1", "NX", "EX", "3600"]);
+    site.redis.cli(&["INCRBY", "embedding:tenant:pending:theirs", "1"]);
+    site.redis.cli(&["LPUSH", "embedding:queue", &reembed(node, "theirs")]);
+    wait_until(DEADLINE, async || are_equal(&site.vector(node).await, &vector_of("extracted")))
+        .await;
+    site.settled(1).await;
+    worker.stop().await;
+
+    // It is passed on as it came: to the next attempt, and to the dead letters.
+    let broken = faulty_model(|_| Err(EmbedError::Model("it fails".to_owned())));
+    let settings = [("EMBEDDING_MAX_ATTEMPTS", "2")];
+    let worker = site.start_with(Role::Worker, &settings, Some(broken)).await;
+    site.redis.cli(&["LPUSH", "embedding:queue", &reembed(node, "theirs")]);
+    wait_until(DEADLINE, async || site.redis.cli(&["LLEN", "embedding:dlq"]) == "1").await;
+    let letter: Value =
+        serde_json::from_str(&site.redis.cli(&["LINDEX", "embedding:dlq", "0"])).unwrap();
+    let said = [&letter["action"], &letter["source"], &letter["attempts"]];
+    assert_eq!(said, [&json!("reembed"), &json!("activekg"), &json!(2)], "{letter}");
     worker.stop().await;
 }

@@ -8,14 +8,15 @@ use std::{
 };
 
 /// What each part of the crate may use. A part that is not named here may use nothing.
-const MAY_USE: [(&str, &[&str]); 11] = [
+const MAY_USE: [(&str, &[&str]); 12] = [
     ("domain", &[]),
     ("telemetry", &[]),
     ("shutdown", &[]),
     ("tls", &[]),
+    ("data_dir", &[]),
     ("config", &["domain"]),
     ("inference", &["domain", "config", "telemetry"]),
-    ("queue", &["domain", "config", "telemetry", "tls"]),
+    ("queue", &["domain", "config", "telemetry", "tls", "data_dir"]),
     ("store", &["domain", "config", "telemetry", "tls"]),
     ("runtime", &["queue", "store", "inference", "domain", "config", "telemetry"]),
     ("http", &["runtime", "queue", "store", "inference", "domain", "config", "telemetry"]),
@@ -78,8 +79,17 @@ fn only_the_kernels_are_unsafe() {
             let is_argued = ["unsafe {", "unsafe impl"].iter().any(|block| line.contains(block));
             let above = lines[..number].iter().rev().take(4).any(|line| line.contains("SAFETY"));
             assert!(!is_argued || above, "encoder/src/{path}:{} says not why", number + 1);
+            let says_so = line.contains("unsafe fn ") && !is_told_what_it_asks(&lines[..number]);
+            assert!(!says_so, "encoder/src/{path}:{} says not what it asks", number + 1);
         }
     }
+}
+
+/// Whether the comments right above an `unsafe fn` say what its caller must see to.
+fn is_told_what_it_asks(above: &[&str]) -> bool {
+    let own = above.iter().rev().map(|line| line.trim());
+    let mut own = own.take_while(|line| line.starts_with("//") || line.starts_with("#["));
+    own.any(|line| line.contains("SAFETY") || line.contains("# Safety"))
 }
 
 #[test]

@@ -13,12 +13,16 @@ mod books;
 mod changes;
 #[path = "queue/claims.rs"]
 mod claims;
+#[path = "queue/clock.rs"]
+mod clock;
 #[path = "queue/fair.rs"]
 mod fair;
 #[path = "queue/leases.rs"]
 mod leases;
 #[path = "queue/outages.rs"]
 mod outages;
+#[path = "queue/permissions.rs"]
+mod permissions;
 #[path = "queue/recounts.rs"]
 mod recounts;
 #[path = "queue/retries.rs"]

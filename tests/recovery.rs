@@ -4,12 +4,18 @@
 
 mod common;
 
+#[path = "recovery/damage.rs"]
+mod damage;
 #[path = "recovery/embedder.rs"]
 mod embedder;
+#[path = "recovery/machine.rs"]
+mod machine;
 #[path = "recovery/private_redis.rs"]
 mod private_redis;
 #[path = "recovery/stores.rs"]
 mod stores;
+#[path = "recovery/tls.rs"]
+mod tls;
 #[path = "recovery/workers.rs"]
 mod workers;
 

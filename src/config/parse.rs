@@ -83,6 +83,16 @@ pub(super) fn non_empty(variable: &str, value: &str) -> Result<String, ConfigErr
     Ok(value.to_owned())
 }
 
+/// The name of a key in Redis. One with a space at its end, or a line break that a file brought
+/// along, is another key that nobody else looks at.
+pub(super) fn key(variable: &str, value: &str) -> Result<String, ConfigError> {
+    if value != value.trim() || value.chars().any(char::is_control) {
+        let allowed = "use a name without control characters, nor spaces at its ends";
+        return Err(ConfigError::new(variable, value, allowed));
+    }
+    non_empty(variable, value)
+}
+
 pub(super) fn directory(variable: &str, value: &str) -> Result<PathBuf, ConfigError> {
     non_empty(variable, value).map(PathBuf::from)
 }

@@ -1,6 +1,6 @@
 //! The variables and flags as given, and what becomes of them.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use super::{
     Config, ConfigError, HttpOptions, ModelOptions, QueueConfig, TextOptions, WorkerConfig,
@@ -201,7 +201,7 @@ impl Settings {
     }
 
     /// The DSN, and the variable that it comes from.
-    fn dsn(&self, data_dir: &std::path::Path) -> Result<(&'static str, String), ConfigError> {
+    fn dsn(&self, data_dir: &Path) -> Result<(&'static str, String), ConfigError> {
         for (variable, dsn) in
             [("ACTIVEKG_DSN", &self.activekg_dsn), ("DATABASE_URL", &self.database_url)]
         {
@@ -209,10 +209,7 @@ impl Settings {
                 return Ok((variable, parse::dsn(variable, dsn)?));
             }
         }
-        // The path becomes part of a URL.
-        let path = data_dir.join("vecmill.db").display().to_string();
-        let url = format!("sqlite://{}", path.replace('%', "%25").replace('?', "%3F"));
-        Ok(("VECMILL_DATA_DIR", url))
+        Ok(("VECMILL_DATA_DIR", own_database(data_dir)))
     }
 
     /// A key that another setting's prefix takes for one of its own would be counted, or removed,
@@ -246,11 +243,11 @@ impl Settings {
         self.keys_are_apart()?;
         Ok(QueueConfig {
             redis_url,
-            queue_key: check!(self.embedding_queue_key, non_empty),
-            retry_key: check!(self.embedding_retry_key, non_empty),
-            dlq_key: check!(self.embedding_dlq_key, non_empty),
-            pending_prefix: check!(self.embedding_pending_prefix, non_empty),
-            tenant_pending_prefix: check!(self.embedding_tenant_pending_prefix, non_empty),
+            queue_key: check!(self.embedding_queue_key, key),
+            retry_key: check!(self.embedding_retry_key, key),
+            dlq_key: check!(self.embedding_dlq_key, key),
+            pending_prefix: check!(self.embedding_pending_prefix, key),
+            tenant_pending_prefix: check!(self.embedding_tenant_pending_prefix, key),
             max_depth: check!(self.embedding_queue_max_depth, integer, 1..=100_000_000),
             tenant_max_pending: check!(self.embedding_tenant_max_pending, integer, 0..=100_000_000),
             dlq_max: check!(self.embedding_dlq_max, integer, 1..=100_000_000),
@@ -283,8 +280,20 @@ impl Settings {
     }
 }
 
+/// The DSN of the database that is used when no other is named.
+fn own_database(data_dir: &Path) -> String {
+    // The path becomes part of a URL.
+    let path = data_dir.join("vecmill.db").display().to_string();
+    format!("sqlite://{}", path.replace('%', "%25").replace('?', "%3F"))
+}
+
 /// Kept here beside the defaults it speaks of.
 impl Config {
+    /// Whether the database is the file in the data directory.
+    pub fn has_own_database(&self) -> bool {
+        self.dsn == own_database(&self.data_dir)
+    }
+
     /// How long a client should wait after a 429 or 503.
     pub fn retry_after(&self) -> Duration {
         self.worker.poll_interval.max(Duration::from_secs(1))
@@ -330,12 +339,22 @@ mod tests {
             ("EMBEDDING_RETRY_BASE_SECONDS", "NaN"),
             ("VECMILL_BIND", "localhost"),
             ("EMBEDDING_QUEUE_KEY", ""),
+            ("EMBEDDING_RETRY_KEY", " embedding:retry"),
             ("EMBEDDING_PENDING_PREFIX", "embedding"),
             ("EMBEDDING_DLQ_KEY", "embedding:queue"),
         ] {
             let error = Settings::with(&[(variable, value)]).err().unwrap().to_string();
             assert!(error.contains(variable) && error.contains(value), "{error}");
             assert!(!error.contains('\n'), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_key_with_a_line_break_is_another_key_and_refused() {
+        for value in ["embedding:queue\n", "embedding:queue\r", "q\u{7f}", "embedding:queue "] {
+            let error = Settings::with(&[("EMBEDDING_QUEUE_KEY", value)]).err().unwrap();
+            let error = error.to_string();
+            assert!(error.contains("EMBEDDING_QUEUE_KEY") && !error.contains('\n'), "{error}");
         }
     }
 

@@ -10,11 +10,22 @@ use super::TenantId;
 pub enum Action {
     /// New or changed text: a node that is done already needs nothing.
     Embed,
-    /// Embed again although a vector is there.
+    /// Embed again although a vector is there. Producers that are not ours have other names for
+    /// it, such as `reembed`.
     Refresh,
 }
 
 impl Action {
+    /// What a value in a job's JSON asks for: whatever is not `embed` is a refresh, and a job
+    /// that does not say is new.
+    fn of(value: Option<&Value>) -> Self {
+        match value {
+            None => Self::Embed,
+            Some(value) if value == "embed" => Self::Embed,
+            Some(_) => Self::Refresh,
+        }
+    }
+
     /// The name in the job's JSON.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -102,11 +113,7 @@ impl Job {
             }
             Some(_) => return Err(JobDecodeError::Field("tenant_id")),
         };
-        let action = match fields.get("action").map(Value::as_str) {
-            None | Some(Some("embed")) => Action::Embed,
-            Some(Some("refresh")) => Action::Refresh,
-            Some(_) => return Err(JobDecodeError::Field("action")),
-        };
+        let action = Action::of(fields.get("action"));
         let count = |name| {
             fields
                 .get(name)
@@ -135,7 +142,10 @@ impl Job {
         fields.insert("job_id".into(), self.job_id.clone().into());
         fields.insert("node_id".into(), self.node_id.to_string().into());
         fields.insert("tenant_id".into(), self.tenant_id.as_str().into());
-        fields.insert("action".into(), self.action.as_str().into());
+        // Its producer's own name for the same is passed on.
+        if !fields.contains_key("action") || Action::of(fields.get("action")) != self.action {
+            fields.insert("action".into(), self.action.as_str().into());
+        }
         fields.insert("attempts".into(), self.attempts.into());
         if let Some(enqueued_at) = self.enqueued_at {
             fields.insert("enqueued_at".into(), enqueued_at.into());
@@ -177,9 +187,29 @@ mod tests {
         assert_eq!(Job::decode(b"\xff\xfe"), Err(JobDecodeError::NotAnObject));
         assert_eq!(Job::decode(b"[1]"), Err(JobDecodeError::NotAnObject));
         assert_eq!(Job::decode(b"{}"), Err(JobDecodeError::Field("node_id")));
+    }
+
+    #[test]
+    fn whatever_is_not_embed_is_a_refresh_and_keeps_its_name() {
+        for (given, action) in [
+            (r#""embed""#, Action::Embed),
+            (r#""refresh""#, Action::Refresh),
+            (r#""reembed""#, Action::Refresh),
+            (r#""Embed""#, Action::Refresh),
+            ("null", Action::Refresh),
+            ("7", Action::Refresh),
+            (r#"{"kind":"full"}"#, Action::Refresh),
+        ] {
+            let raw =
+                format!(r#"{{"node_id":"6f2c7a0e-5d0b-4f6e-9a55-0a7d4d1c1f10","action":{given}}}"#);
+            let job = Job::decode(raw.as_bytes()).unwrap();
+            assert_eq!(job.action, action, "{given}");
+            assert_eq!(job.to_object()["action"].to_string(), given);
+        }
+        let job = Job::decode(br#"{"node_id":"6f2c7a0e-5d0b-4f6e-9a55-0a7d4d1c1f10"}"#).unwrap();
         assert_eq!(
-            Job::decode(br#"{"node_id":"6f2c7a0e-5d0b-4f6e-9a55-0a7d4d1c1f10","action":"drop"}"#),
-            Err(JobDecodeError::Field("action"))
+            (job.action, job.to_object()["action"].as_str()),
+            (Action::Embed, Some("embed"))
         );
     }
 }

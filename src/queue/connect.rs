@@ -1,103 +1,150 @@
-//! Connections to Redis: addresses, time-outs, reconnecting.
-
-use std::time::Duration;
+//! The first connection: is it a server that can be used, and may we use it?
 
 use fred::{
     clients::Client,
-    interfaces::{ClientLike, EventInterface},
-    types::{
-        Builder,
-        config::{Config, ReconnectPolicy, ServerConfig},
-    },
+    error::{Error, ErrorKind},
+    interfaces::{ClientLike, KeysInterface, ListInterface, LuaInterface},
+    types::{InfoKind, Value, lists::LMoveDirection},
 };
-use socket2::TcpKeepalive;
-use tracing::{info, warn};
 
-use super::{Keys, Queue, QueueError, load, scripts::Scripts};
+use tokio::sync::OnceCell;
+
+use super::{
+    Keys, Queue, QueueError,
+    address::Address,
+    link::{Link, Recipe},
+    scripts::Scripts,
+};
 use crate::config::QueueConfig;
 
-/// How long a command may take, reconnecting included.
-const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long sent data may stay unanswered before the connection is given up.
-const VANISHED_AFTER: Duration = Duration::from_secs(10);
 /// `BLMOVE` and `RPOP` with a count, the newest commands used, came with this release.
 const OLDEST_SERVER: (u64, u64) = (6, 2);
 
 impl Queue {
-    /// Connects, checks the server's version and loads the scripts. From then on a lost
-    /// connection is made again for ever; commands fail meanwhile.
+    /// Connects, checks the server's version and what it lets us do, and loads the scripts. From
+    /// then on a connection that is lost or leads nowhere is made again for ever; commands fail
+    /// meanwhile.
     ///
-    /// `url` is `redis://`, `rediss://`, `redis-sentinel://` or `unix:<path>`.
+    /// `url` is `redis://`, `rediss://`, `redis-sentinel://`, `rediss-sentinel://` or
+    /// `unix:<path>`.
+    ///
+    /// # Errors
+    /// [`QueueError::Unavailable`] may pass; everything else must be mended.
     pub async fn connect(url: &str, config: &QueueConfig) -> Result<Self, QueueError> {
-        let client = client(url, Some(COMMAND_TIMEOUT))?;
-        // A blocking command delays all others on its connection.
-        let waiter = client_for_blocking(url)?;
-        for client in [&client, &waiter] {
-            client.init().await.map_err(QueueError::Unavailable)?;
-            log_connection(client);
+        let address = Address::parse(url)?;
+        let (keys, scripts) = (Keys::new(config), Scripts::new());
+        let recipe = |blocking| Recipe {
+            address: address.clone(),
+            write: scripts.write.clone(),
+            write_key: keys.probe.clone(),
+            blocking,
+        };
+        let commands = Link::connect(recipe(false)).await?;
+        let waiter_recipe = recipe(true);
+        let (waiter, dlq_max) = (OnceCell::new(), config.dlq_max);
+        let queue = Self { commands, waiter, waiter_recipe, keys, scripts, dlq_max };
+        queue.check_server().await.map_err(|error| error.at(&address.place()))?;
+        Ok(queue)
+    }
+
+    /// Whether a URL can be used, as far as it tells by itself.
+    ///
+    /// # Errors
+    /// [`QueueError::Setup`] says what is wrong with it, and repeats no value.
+    pub fn check_url(url: &str) -> Result<(), QueueError> {
+        Address::parse(url).map(drop)
+    }
+
+    async fn check_server(&self) -> Result<(), QueueError> {
+        // Many servers keep this command from all but their operators.
+        match self
+            .commands
+            .call(async |client: Client| client.info(Some(InfoKind::Server)).await)
+            .await
+        {
+            Ok(info) => check_version(info)?,
+            Err(QueueError::Refused(_)) => {}
+            Err(error) => return Err(error),
         }
-        let info: String = client.info(Some(fred::types::InfoKind::Server)).await?;
-        check_version(&info)?;
-        let scripts = Scripts::new();
-        load(&client, &scripts).await?;
-        Ok(Self { client, waiter, keys: Keys::new(config), scripts, dlq_max: config.dlq_max })
+        self.load().await?;
+        self.check_permissions().await
+    }
+
+    /// Loads all scripts, so that the first jobs do not wait for it.
+    async fn load(&self) -> Result<(), QueueError> {
+        for script in self.scripts.all() {
+            let source = script.lua().cloned().unwrap_or_default();
+            self.commands.call(async |client| client.script_load::<(), _>(source).await).await?;
+        }
+        Ok(())
+    }
+
+    async fn check_permissions(&self) -> Result<(), QueueError> {
+        self.check_scripts_permissions().await?;
+        forbids(&self.forbidden_outside_scripts().await?)
+    }
+
+    /// Whether this user may do what the scripts do.
+    ///
+    /// # Errors
+    /// [`QueueError::Setup`] names the commands or keys that are forbidden.
+    pub(super) async fn check_scripts_permissions(&self) -> Result<(), QueueError> {
+        let probe = self.keys.probe.as_str();
+        let (script, none) = (&self.scripts.permissions, Vec::<String>::new());
+        let mut args = vec![Value::from(probe)];
+        args.extend(
+            self.keys.for_scripts.iter().map(|key| Value::from(key.as_str_lossy().as_ref())),
+        );
+        for prefix in [&self.keys.pending_prefix, &self.keys.tenant_prefix] {
+            args.push(format!("{prefix}:probe").into());
+        }
+        let ask = async |client| script.evalsha_with_reload(&client, none, args).await;
+        let forbidden: Vec<String> = self.commands.call(ask).await?;
+        forbids(&forbidden)
+    }
+
+    /// Which of the commands that are sent by themselves are forbidden.
+    async fn forbidden_outside_scripts(&self) -> Result<Vec<String>, QueueError> {
+        let probe = self.keys.probe.as_str();
+        let get = async |client: Client| client.mget::<Value, _>(probe).await;
+        let scan = async |client: Client| client.scan_page("0", probe, Some(1), None).await;
+        let wait = async |client| wait_for_nothing(client, probe).await;
+        let mut forbidden = Vec::new();
+        for (name, answer) in [
+            ("MGET", self.commands.call(get).await),
+            ("SCAN", self.commands.call::<Value, _>(scan).await),
+            ("BLMOVE", self.commands.call(wait).await),
+        ] {
+            match answer {
+                Ok(_) => {}
+                Err(QueueError::Refused(_)) => forbidden.push(format!("the command {name}")),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(forbidden)
     }
 }
 
-fn client_for_blocking(url: &str) -> Result<Client, QueueError> {
-    client(url, None)
+fn forbids(what: &[String]) -> Result<(), QueueError> {
+    if what.is_empty() {
+        return Ok(());
+    }
+    Err(QueueError::Setup(format!(
+        "Redis forbids this user {}; the README says what it must be allowed (ACL SETUSER)",
+        what.join(", ")
+    )))
 }
 
-fn client(url: &str, command_timeout: Option<Duration>) -> Result<Client, QueueError> {
-    let mut config = match url.strip_prefix("unix:") {
-        // `unix:/path` and `unix:///path` name the same socket.
-        Some(path) => Config {
-            server: ServerConfig::new_unix_socket(path.replacen("///", "/", 1)),
-            ..Config::default()
-        },
-        // The library's message would repeat the address, which may hold a password.
-        None => Config::from_url(url).map_err(|_| {
-            QueueError::Setup(
-                "REDIS_URL is not valid: use redis://, rediss://, redis-sentinel:// or unix:"
-                    .into(),
-            )
-        })?,
-    };
-    config.fail_fast = true;
-    let mut builder = Builder::from_config(config);
-    builder
-        .with_connection_config(|connection| {
-            connection.connection_timeout = CONNECT_TIMEOUT;
-            connection.internal_command_timeout = CONNECT_TIMEOUT;
-            // A script whose answer was lost must not run twice behind our back: a claim would
-            // overwrite its own leases.
-            connection.max_command_attempts = 1;
-            connection.max_command_buffer_len = 100_000;
-            connection.auto_client_setname = true;
-            // A server that vanished without closing the connection: the kernel gives it up.
-            connection.tcp.user_timeout = Some(VANISHED_AFTER);
-            connection.tcp.keepalive = Some(TcpKeepalive::new().with_time(VANISHED_AFTER));
-        })
-        .with_performance_config(|performance| {
-            performance.default_command_timeout = command_timeout.unwrap_or_default();
-        })
-        .set_policy(ReconnectPolicy::new_exponential(0, 50, 2_000, 2));
-    builder.build().map_err(|error| QueueError::Setup(format!("REDIS_URL: {}", error.details())))
+/// The command that waits, on a key that nobody fills.
+async fn wait_for_nothing(client: Client, key: &str) -> Result<Value, Error> {
+    let (from, to) = (LMoveDirection::Right, LMoveDirection::Right);
+    match client.blmove(key, key, from, to, 0.01).await {
+        Err(error) if *error.kind() == ErrorKind::Timeout => Ok(Value::Null),
+        answer => answer,
+    }
 }
 
-fn log_connection(client: &Client) {
-    client.on_error(|(error, _)| async move {
-        warn!(error = error.details(), "connection to Redis lost");
-        Ok(())
-    });
-    client.on_reconnect(|_| async {
-        info!("connected to Redis again");
-        Ok(())
-    });
-}
-
-fn check_version(info: &str) -> Result<(), QueueError> {
+fn check_version(info: String) -> Result<(), QueueError> {
     // Valkey reports the Redis release that it is compatible with in the same field.
     let version = info.lines().find_map(|line| line.strip_prefix("redis_version:"));
     let mut numbers = version.unwrap_or_default().split('.').map(|part| part.trim().parse());
@@ -118,15 +165,10 @@ mod tests {
 
     #[test]
     fn servers_that_are_too_old_are_refused() {
-        assert!(check_version("redis_version:6.0.16\r\n").is_err());
+        let check = |info: &str| check_version(info.to_owned());
+        assert!(check("redis_version:6.0.16\r\n").is_err());
         for fine in ["redis_version:6.2.0", "redis_version:7.0.15", "redis_version:7.2.4", ""] {
-            assert!(check_version(fine).is_ok(), "{fine}");
+            assert!(check(fine).is_ok(), "{fine}");
         }
-    }
-
-    #[test]
-    fn a_bad_address_is_not_repeated() {
-        let error = client("redis://:secret@host:notaport", None).err().unwrap().to_string();
-        assert!(error.contains("REDIS_URL") && !error.contains("secret"), "{error}");
     }
 }

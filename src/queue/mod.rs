@@ -5,8 +5,11 @@
 //! [`QueueError::Unavailable`], after which the outcome of a write is unknown: a claim that was
 //! not heard of runs out with its lease, anything else is mended by the sweep.
 
+mod address;
 mod admission;
 mod connect;
+mod error;
+mod link;
 mod private_redis;
 mod repair;
 mod sample;
@@ -16,26 +19,28 @@ mod work;
 use std::time::Duration;
 
 use fred::{
-    clients::Client,
     error::{Error, ErrorKind},
-    interfaces::{ClientLike, KeysInterface, ListInterface, LuaInterface},
-    types::{FromValue, Key, Value, lists::LMoveDirection},
+    interfaces::{ClientLike, KeysInterface, ListInterface},
+    types::{FromValue, Key, Value, lists::LMoveDirection, scripts::Script},
 };
-
-use tracing::debug;
+use tokio::{sync::OnceCell, time::Instant};
 
 pub use admission::{Admission, Enqueued, Limits, Reservation};
+pub use error::{QueueError, Reason};
 pub use private_redis::{PrivateRedis, PrivateRedisError};
 pub use repair::{Expired, Lock, Recount};
 pub use work::{Claimed, DeadLetter, Lease, TenantLimits};
 
 use crate::config::QueueConfig;
+use link::{Link, Recipe};
 use scripts::Scripts;
 
 /// The queue: one multiplexed connection for commands, one for waiting.
 pub struct Queue {
-    client: Client,
-    waiter: Client,
+    commands: Link,
+    /// Made when somebody waits for the first time: who only takes nodes in never does.
+    waiter: OnceCell<Link>,
+    waiter_recipe: Recipe,
     keys: Keys,
     scripts: Scripts,
     dlq_max: u64,
@@ -45,6 +50,8 @@ pub struct Queue {
 struct Keys {
     queue: String,
     locks: [String; 2],
+    /// Written and removed in one step, to see whether the server writes.
+    probe: String,
     pending_prefix: String,
     tenant_prefix: String,
     /// What every script gets as KEYS.
@@ -67,10 +74,12 @@ impl Keys {
             ours("changed"),
             ours("sweep-lock"),
             ours("reclaim-lock"),
+            ours("clock"),
         ];
         Self {
             queue: config.queue_key.clone(),
             locks: [ours("sweep-lock"), ours("reclaim-lock")],
+            probe: ours("probe"),
             pending_prefix: config.pending_prefix.clone(),
             tenant_prefix: config.tenant_pending_prefix.clone(),
             for_scripts: names.into_iter().map(Key::from).collect(),
@@ -93,109 +102,65 @@ pub struct Depths {
     pub oldest_enqueued_at: Option<f64>,
 }
 
-/// Why the queue did not do as asked.
-#[derive(Debug, thiserror::Error)]
-pub enum QueueError {
-    /// Redis cannot be reached or does not answer; the same call may succeed later.
-    #[error("Redis is not available")]
-    Unavailable(#[source] Error),
-    /// One of our keys holds another type than it must; work that needs it goes on when that is
-    /// mended.
-    #[error("the Redis key {0}: rename or delete that key")]
-    WrongType(String),
-    /// Redis refused a command.
-    #[error("Redis refused a command")]
-    Refused(#[source] Error),
-    /// The configuration or the server cannot be used.
-    #[error("{0}")]
-    Setup(String),
-}
-
-impl From<Error> for QueueError {
-    fn from(error: Error) -> Self {
-        // A server that is loading, failing over, busy or full answers with an error line, and
-        // will do better later. Redis 6.2 wraps the errors of commands in a script.
-        const PASSING: [&str; 8] = [
-            "LOADING",
-            "READONLY",
-            "MASTERDOWN",
-            "CLUSTERDOWN",
-            "BUSY",
-            "OOM",
-            "MISCONF",
-            "NOREPLICAS",
-        ];
-        // So the client answers commands that wait for a connection when that is made anew.
-        const NOT_SENT: [&str; 3] =
-            ["Failed to route", "Too many failed write attempts", "channel closed"];
-        let details = error.details();
-        // A wrapped error of a script of ours, or of one that a server of 6.2 wraps.
-        if let Some((_, misuse)) = details.split_once("WRONGTYPE ")
-            && misuse.contains("must hold")
-        {
-            return Self::WrongType(misuse.to_owned());
-        }
-        let passing = PASSING
-            .iter()
-            .any(|code| details.starts_with(code) || details.contains(&format!("-{code} ")))
-            || NOT_SENT.iter().any(|words| details.contains(words));
-        match error.kind() {
-            ErrorKind::IO
-            | ErrorKind::Timeout
-            | ErrorKind::Canceled
-            | ErrorKind::Backpressure
-            | ErrorKind::Sentinel
-            | ErrorKind::Routing => Self::Unavailable(error),
-            _ if passing => Self::Unavailable(error),
-            _ => Self::Refused(error),
-        }
-    }
-}
-
 /// How much longer than it should a wait for a job may take.
 const WAITER_PATIENCE: Duration = Duration::from_secs(5);
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// The longest that the server is asked to hold an answer back: a connection on which nothing is
+/// heard for longer than that, and then some, is replaced.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// How many of the jobs next in line are looked at for their age.
 const AGE_SAMPLE: u64 = 16;
 
 impl Queue {
     /// Runs a script with the common keys and arguments before its own.
-    async fn run<R: FromValue>(
-        &self,
-        script: &fred::types::scripts::Script,
-        args: Vec<Value>,
-    ) -> Result<R, QueueError> {
+    async fn run<R: FromValue>(&self, script: &Script, args: Vec<Value>) -> Result<R, QueueError> {
         let mut all = Vec::with_capacity(args.len() + 2);
         all.push(Value::from(self.keys.pending_prefix.as_str()));
         all.push(Value::from(self.keys.tenant_prefix.as_str()));
         all.extend(args);
-        Ok(script.evalsha_with_reload(&self.client, self.keys.for_scripts.clone(), all).await?)
+        let keys = self.keys.for_scripts.clone();
+        let run = async |client| script.evalsha_with_reload(&client, keys, all).await;
+        self.commands.call(run).await
     }
 
     /// Whether Redis answers.
     pub async fn ping(&self) -> Result<(), QueueError> {
-        Ok(self.client.ping::<()>(None).await?)
+        self.commands.call(async |client| client.ping(None).await).await
     }
 
     /// Waits until a job is in the queue, at most for `timeout`. Takes nothing.
     pub async fn wait_for_job(&self, timeout: Duration) -> Result<(), QueueError> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if self.wait_a_little(left.min(LONGEST_WAIT)).await? || left <= LONGEST_WAIT {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Whether a job is in the queue within this time.
+    async fn wait_a_little(&self, timeout: Duration) -> Result<bool, QueueError> {
         // Moving the rightmost entry to where it is changes nothing, and blocks while there is
         // none: a wake-up that works for foreign producers too. Zero would block for ever.
         let seconds = timeout.as_secs_f64().max(0.01);
         let queue = self.keys.queue.as_str();
-        let blmove = self.waiter.blmove::<Value, _, _>(
-            queue,
-            queue,
-            LMoveDirection::Right,
-            LMoveDirection::Right,
-            seconds,
-        );
-        match tokio::time::timeout(timeout + WAITER_PATIENCE, blmove).await {
-            // So the client reports the end of the wait; it has no time-out of its own.
-            Ok(Err(error)) if *error.kind() == ErrorKind::Timeout => Ok(()),
-            Ok(waited) => Ok(waited.map(drop)?),
-            // Without a connection the client holds the command back, and has no time-out for it.
-            Err(_) => Err(QueueError::Unavailable(Error::new(ErrorKind::Timeout, "no connection"))),
+        let (from, to) = (LMoveDirection::Right, LMoveDirection::Right);
+        // A blocking command delays all others on its connection.
+        let connect = || Link::connect(self.waiter_recipe.clone());
+        let waiter = self.waiter.get_or_try_init(connect).await?;
+        let wait = waiter.call(async |client| {
+            match client.blmove::<Value, _, _>(queue, queue, from, to, seconds).await {
+                // So the client reports the end of the wait; it has no time-out of its own.
+                Err(error) if *error.kind() == ErrorKind::Timeout => Ok(false),
+                moved => moved.map(|moved| !moved.is_null()),
+            }
+        });
+        match tokio::time::timeout(timeout + WAITER_PATIENCE, wait).await {
+            Ok(waited) => waited,
+            Err(_) => {
+                waiter.is_silent();
+                Err(Error::new(ErrorKind::Timeout, "no answer").into())
+            }
         }
     }
 
@@ -205,6 +170,20 @@ impl Queue {
         let (queue, retry, dlq, inflight, oldest): (u64, u64, u64, u64, String) =
             self.run(&self.scripts.depths, args).await?;
         Ok(Depths { queue, retry, dlq, inflight, oldest_enqueued_at: oldest.parse().ok() })
+    }
+
+    /// Whether a write would succeed now, this user may do all that is needed, and each of our keys
+    /// holds what it must. Writes, and leaves nothing.
+    ///
+    /// # Errors
+    /// What a write would fail with.
+    pub async fn check_writes(&self) -> Result<(), QueueError> {
+        let (script, key) = (&self.scripts.write, self.keys.probe.as_str());
+        let none = Vec::<String>::new();
+        let write = async |client| script.evalsha_with_reload(&client, none, vec![key]).await;
+        self.commands.call::<(), _>(write).await?;
+        self.check_scripts_permissions().await?;
+        self.check_keys().await
     }
 
     /// Whether each of our keys holds what it must.
@@ -226,7 +205,8 @@ impl Queue {
         }
         let keys: Vec<String> =
             nodes.iter().map(|node| format!("{}:{node}", self.keys.pending_prefix)).collect();
-        let pending: Vec<Option<String>> = self.client.mget(keys).await?;
+        let pending: Vec<Option<String>> =
+            self.commands.call(async |client| client.mget(keys).await).await?;
         Ok(nodes
             .iter()
             .zip(pending)
@@ -234,21 +214,11 @@ impl Queue {
             .collect())
     }
 
-    /// Closes both connections, as far as that is possible in a second. Nothing is lost when a
-    /// connection does not close in good order.
+    /// Closes both connections. Nothing is lost when commands are under way.
     pub async fn close(&self) {
-        let quit = async { tokio::join!(self.client.quit(), self.waiter.quit()) };
-        if tokio::time::timeout(CLOSE_TIMEOUT, quit).await.is_err() {
-            debug!("the connections to Redis end with the process");
+        self.commands.close();
+        if let Some(waiter) = self.waiter.get() {
+            waiter.close();
         }
     }
-}
-
-/// Loads all scripts, so that the first jobs do not wait for it.
-async fn load(client: &Client, scripts: &Scripts) -> Result<(), QueueError> {
-    for script in scripts.all() {
-        let source = script.lua().cloned().unwrap_or_default();
-        client.script_load::<(), _>(source).await?;
-    }
-    Ok(())
 }

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use fred::{interfaces::KeysInterface, types::Value};
+use fred::{clients::Client, interfaces::KeysInterface, types::Value};
 use uuid::Uuid;
 
 use super::{Claimed, Lease, Queue, QueueError};
@@ -140,8 +140,11 @@ impl Queue {
         let mut found = HashSet::new();
         let mut cursor = "0".to_owned();
         loop {
-            let (next, keys): (String, Vec<String>) =
-                self.client.scan_page(cursor, pattern.as_str(), Some(SCAN_PAGE), None).await?;
+            let pattern = pattern.as_str();
+            let page = async |client: Client| {
+                client.scan_page(cursor, pattern, Some(SCAN_PAGE), None).await
+            };
+            let (next, keys): (String, Vec<String>) = self.commands.call(page).await?;
             found.extend(keys.iter().map(|key| key[prefix.len() + 1..].to_owned()));
             if next == "0" {
                 return Ok(found);

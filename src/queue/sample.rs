@@ -1,6 +1,6 @@
 //! A look at some of the jobs that wait, wherever they stand.
 
-use fred::interfaces::ListInterface;
+use fred::{clients::Client, interfaces::ListInterface};
 
 use super::{Queue, QueueError};
 use crate::domain::Job;
@@ -15,7 +15,7 @@ impl Queue {
     /// Some of the jobs that wait: the newest, and a few from all over the queue. Takes none.
     pub async fn sample(&self) -> Result<Vec<Job>, QueueError> {
         let queue = self.keys.queue.as_str();
-        let length: i64 = self.client.llen(queue).await?;
+        let length: i64 = self.commands.call(async |client| client.llen(queue).await).await?;
         let between = (0..PLACES).map(|place| NEWEST + (length - NEWEST).max(0) * place / PLACES);
         let mut jobs = Vec::new();
         for (first, entries) in
@@ -24,7 +24,9 @@ impl Queue {
             if first >= length {
                 break;
             }
-            let found: Vec<Vec<u8>> = self.client.lrange(queue, first, first + entries - 1).await?;
+            let last = first + entries - 1;
+            let lrange = async |client: Client| client.lrange(queue, first, last).await;
+            let found: Vec<Vec<u8>> = self.commands.call(lrange).await?;
             jobs.extend(found.iter().filter_map(|entry| Job::decode(entry).ok()));
         }
         Ok(jobs)

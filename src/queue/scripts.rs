@@ -1,12 +1,14 @@
-//! The Lua scripts, each with the common part before it, and some with another that they share.
+//! The Lua scripts, each with the common part before it, and some with another that they share; two
+//! stand alone, because they must run where nothing may be assumed.
 
 use fred::types::scripts::Script;
 
 macro_rules! scripts {
-    ($($name:ident $(after $part:ident)?),* $(,)?) => {
+    ($($name:ident $(after $part:ident)?),*; alone $($alone:ident),*) => {
         /// One field a script, named as its file in `lua/`.
         pub(super) struct Scripts {
             $(pub(super) $name: Script,)*
+            $(pub(super) $alone: Script,)*
         }
 
         impl Scripts {
@@ -17,11 +19,14 @@ macro_rules! scripts {
                         $(include_str!(concat!("lua/", stringify!($part), ".lua")),)?
                         include_str!(concat!("lua/", stringify!($name), ".lua")),
                     )),)*
+                    $($alone: Script::from_lua(
+                        include_str!(concat!("lua/", stringify!($alone), ".lua")),
+                    ),)*
                 }
             }
 
             pub(super) fn all(&self) -> Vec<&Script> {
-                vec![$(&self.$name),*]
+                vec![$(&self.$name,)* $(&self.$alone),*]
             }
         }
     };
@@ -49,5 +54,6 @@ scripts!(
     reserve,
     retry,
     start,
-    unlock,
+    unlock;
+    alone permissions, write
 );

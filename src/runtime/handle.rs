@@ -15,7 +15,7 @@ use crate::{
     domain::TenantScope,
     queue::{Limits, Queue},
     store::{NodeDetail, NodeFilter, NodeSummary, Store},
-    telemetry::metrics,
+    telemetry::{Chain, metrics},
 };
 
 /// How nodes get their vectors in this process.
@@ -187,7 +187,7 @@ pub(super) async fn to_the_end<T: Send + 'static>(
 }
 
 async fn redis_state(queue: &Queue) -> Result<(), String> {
-    queue.check_keys().await.map_err(|error| error.to_string())
+    queue.check_writes().await.map_err(|error| Chain(&error).to_string())
 }
 
 async fn answer_in_time(

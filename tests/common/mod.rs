@@ -4,6 +4,7 @@
 #![allow(dead_code, unused_imports, clippy::unwrap_used, clippy::expect_used)]
 
 mod app;
+mod authority;
 mod pgbouncer;
 mod postgres;
 mod process;
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 use sea_orm::{ConnectOptions, Database, DatabaseConnection, DbErr};
 
 pub use app::{TestApp, cosine, faulty_model, hash_model, ids_of, vector_of, with_short_intervals};
+pub use authority::Authority;
 pub use pgbouncer::TestPgBouncer;
 pub use postgres::TestPostgres;
 pub use program::{Program, send_signal};

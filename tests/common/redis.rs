@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{POLL, free_port, process::ServerProcess, wait_until_blocking};
+use super::{Authority, POLL, free_port, process::ServerProcess, wait_until_blocking};
 
 const READY_WITHIN: Duration = Duration::from_secs(20);
 
@@ -18,6 +18,17 @@ pub struct TestRedis {
     process: ServerProcess,
     socket: PathBuf,
     port: u16,
+    tls_port: Option<u16>,
+    /// Where its own clock is kept, if it has one.
+    clock: Option<PathBuf>,
+}
+
+impl Drop for TestRedis {
+    fn drop(&mut self) {
+        if let Some(dir) = &self.clock {
+            let _ = std::fs::remove_dir_all(dir);
+        }
+    }
 }
 
 impl TestRedis {
@@ -39,15 +50,72 @@ impl TestRedis {
              sentinel down-after-milliseconds vecmill 500\n\
              sentinel failover-timeout vecmill 5000\n"
         );
-        Self::start_from(Some(&monitor), &["--sentinel"])
+        Self::start_from(&[], Some(&monitor), &["--sentinel"])
+    }
+
+    /// A server that speaks TLS on a second port, with a certificate of [`Authority`].
+    pub fn start_tls(authority: &Authority) -> Self {
+        let port = free_port();
+        let options = authority.options(port);
+        let mut redis = Self::start_with(&options.each_ref().map(String::as_str));
+        redis.tls_port = Some(port);
+        redis
+    }
+
+    /// A sentinel that speaks TLS, and finds the server on this TLS port.
+    pub fn start_tls_sentinel(authority: &Authority, primary: u16) -> Self {
+        let monitor = format!("sentinel monitor vecmill 127.0.0.1 {primary} 1\n");
+        let port = free_port();
+        let options = authority.options(port);
+        let options: Vec<&str> = options
+            .iter()
+            .map(String::as_str)
+            .chain(["--tls-replication", "yes", "--sentinel"])
+            .collect();
+        let mut redis = Self::start_from(&[], Some(&monitor), &options);
+        redis.tls_port = Some(port);
+        redis
+    }
+
+    /// The port on which it speaks TLS.
+    pub fn tls_port(&self) -> u16 {
+        self.tls_port.expect("it speaks TLS")
+    }
+
+    /// A server whose clock is ahead of the machine's by so many seconds as [`Self::shift_clock`]
+    /// says last.
+    pub fn start_with_clock() -> Self {
+        let dir = tempfile::Builder::new().prefix("vecmill-clock").tempdir().unwrap().keep();
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/common/clock.c");
+        let (library, shift) = (dir.join("clock.so"), dir.join("shift"));
+        let built = Command::new("cc")
+            .args(["-shared", "-fPIC", "-O1", "-o"])
+            .args([&library, &source])
+            .status();
+        assert!(built.expect("cc is installed").success());
+        std::fs::write(&shift, "0").unwrap();
+        let preload = format!("LD_PRELOAD={}", library.display());
+        let file = format!("CLOCK_SHIFT_FILE={}", shift.display());
+        let mut redis = Self::start_from(&["env", &preload, &file], None, &["--appendonly", "no"]);
+        redis.clock = Some(dir);
+        redis
+    }
+
+    /// Sets the clock of a server by [`Self::start_with_clock`] so many seconds before or after
+    /// that of the machine.
+    pub fn shift_clock(&self, seconds: i64) {
+        let dir = self.clock.as_ref().expect("it has a clock of its own");
+        // Not half of a number, at no time.
+        std::fs::write(dir.join("next"), seconds.to_string()).unwrap();
+        std::fs::rename(dir.join("next"), dir.join("shift")).unwrap();
     }
 
     /// A server with further options.
     pub fn start_with(options: &[&str]) -> Self {
-        Self::start_from(None, options)
+        Self::start_from(&[], None, options)
     }
 
-    fn start_from(config: Option<&str>, options: &[&str]) -> Self {
+    fn start_from(wrapper: &[&str], config: Option<&str>, options: &[&str]) -> Self {
         let dir = tempfile::Builder::new().prefix("vecmill-redis").tempdir().unwrap().keep();
         let socket = dir.join("redis.sock");
         let port = free_port();
@@ -75,8 +143,8 @@ impl TestRedis {
             options,
         ]
         .concat();
-        let redis =
-            Self { process: ServerProcess::start(&[], &dir, "KILL", &server), socket, port };
+        let process = ServerProcess::start(wrapper, &dir, "KILL", &server);
+        let redis = Self { process, socket, port, tls_port: None, clock: None };
         redis.wait_ready();
         redis
     }
@@ -89,6 +157,13 @@ impl TestRedis {
     /// The TCP port.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The process id of the server that runs now.
+    pub fn pid(&self) -> u32 {
+        let info = self.cli(&["INFO", "server"]);
+        let pid = info.lines().find_map(|line| line.strip_prefix("process_id:"));
+        pid.unwrap().parse().unwrap()
     }
 
     /// Its unix socket.

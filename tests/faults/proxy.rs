@@ -1,10 +1,10 @@
-//! A TCP proxy that cuts connections in the middle of a reply, delays replies, or lets them
-//! vanish.
+//! A TCP proxy that cuts connections in the middle of a reply, delays replies, lets them vanish, or
+//! leads to another server.
 
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -42,6 +42,8 @@ pub struct Proxy {
 
 #[derive(Default)]
 struct Faults {
+    /// Where new connections lead.
+    target: AtomicU16,
     /// Connections still to be cut.
     cuts: AtomicUsize,
     /// Bytes of replies that pass before the next cut.
@@ -63,7 +65,7 @@ impl Proxy {
     pub async fn before(port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let own_port = listener.local_addr().unwrap().port();
-        let faults = Arc::new(Faults::default());
+        let faults = Arc::new(Faults { target: port.into(), ..Faults::default() });
         let (alive, ended) = watch::channel(());
         tokio::spawn({
             let faults = Arc::clone(&faults);
@@ -72,7 +74,7 @@ impl Proxy {
                     let (faults, mut ended) = (Arc::clone(&faults), ended.clone());
                     tokio::spawn(async move {
                         tokio::select! {
-                            () = pass(client, port, &faults) => {}
+                            () = pass(client, &faults) => {}
                             _ = ended.changed() => {}
                         }
                     });
@@ -84,6 +86,11 @@ impl Proxy {
 
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Leads connections that are made from now on to another port; the others stay as they are.
+    pub fn lead_to(&self, port: u16) {
+        self.faults.target.store(port, Ordering::SeqCst);
     }
 
     /// Cuts one connection after so many further bytes of replies.
@@ -115,7 +122,8 @@ impl Proxy {
     }
 }
 
-async fn pass(client: TcpStream, port: u16, faults: &Faults) {
+async fn pass(client: TcpStream, faults: &Faults) {
+    let port = faults.target.load(Ordering::SeqCst);
     let number = faults.made.fetch_add(1, Ordering::SeqCst);
     let Ok(server) = TcpStream::connect(("127.0.0.1", port)).await else { return };
     client.set_nodelay(true).unwrap();

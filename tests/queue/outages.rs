@@ -81,6 +81,84 @@ async fn a_server_that_refuses_writes_is_away_for_a_while() {
     test.enqueue_one("acme").await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn readiness_says_what_a_write_would_and_leaves_nothing() {
+    let redis = TestRedis::start_with(&["--enable-protected-configs", "yes"]);
+    let test = TestQueue::on(redis, &[]).await;
+    test.queue.check_writes().await.unwrap();
+    assert_eq!(test.redis.cli(&["KEYS", "*"]), "");
+    let reason = async || match test.queue.check_writes().await {
+        Err(QueueError::Unavailable(reason)) => reason.to_string(),
+        other => panic!("{other:?}"),
+    };
+    test.redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    assert!(reason().await.starts_with("OOM "));
+    test.redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    test.redis.cli(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
+    assert!(reason().await.starts_with("NOREPLICAS "));
+    test.redis.cli(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
+    // A snapshot that fails, as on a full disk.
+    test.redis.cli(&["CONFIG", "SET", "dir", "/proc"]);
+    test.redis.cli(&["CONFIG", "SET", "save", "3600 1"]);
+    test.redis.cli(&["BGSAVE"]);
+    wait_until(DEADLINE, async || {
+        let failed = "rdb_last_bgsave_status:err";
+        test.redis.cli(&["INFO", "persistence"]).contains(failed)
+    })
+    .await;
+    assert!(reason().await.starts_with("MISCONF "));
+    test.redis.cli(&["CONFIG", "SET", "save", ""]);
+    test.queue.check_writes().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_is_no_server_to_start_on() {
+    let (primary, replica) = (TestRedis::start(), TestRedis::start());
+    replica.cli(&["REPLICAOF", "127.0.0.1", &primary.port().to_string()]);
+    let error = Queue::connect(&replica.url(), &Settings::with(&[]).unwrap().queue).await;
+    let Err(QueueError::Unavailable(reason)) = error else { panic!("it may pass") };
+    let place = format!("127.0.0.1:{} (REDIS_URL): READONLY ", replica.port());
+    assert!(reason.to_string().starts_with(&place), "{reason}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_error_of_a_start_names_place_variable_and_cause_once() {
+    let mut redis = TestRedis::start();
+    redis.cli(&["CONFIG", "SET", "requirepass", "RIGHT"]);
+    let config = Settings::with(&[]).unwrap().queue;
+    let error = async |url: &str| {
+        let error = Queue::connect(url, &config).await.err().unwrap();
+        let source = std::error::Error::source(&error).map(|source| format!(": {source}"));
+        format!("{error}{}", source.unwrap_or_default())
+    };
+    let place = format!("127.0.0.1:{} (REDIS_URL): ", redis.port());
+    let wrong = error(&redis.url().replace("//", "//:WRONG@")).await;
+    let said = format!("Redis refused a command: {place}WRONGPASS ");
+    assert!(wrong.starts_with(&said) && !wrong.contains(":WRONG"), "{wrong}");
+    let wrong = error(&format!("{}?db=99", redis.url().replace("//", "//:RIGHT@"))).await;
+    assert!(wrong.contains("DB index is out of range"), "{wrong}");
+    redis.kill();
+    let away = error(&redis.url()).await;
+    assert_eq!(away, format!("Redis is not available: {place}connection refused"));
+    let unknown = error("redis://no-such-host.invalid:1").await;
+    assert!(unknown.contains("no-such-host.invalid:1 (REDIS_URL): "), "{unknown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_is_chosen_as_redis_py_does() {
+    let redis = TestRedis::start();
+    let config = Settings::with(&[]).unwrap().queue;
+    for (url, place) in [
+        (format!("{}?db=2", redis.url()), "db2"),
+        (format!("{}/3", redis.url()), "db3"),
+        (format!("unix:{}?db=4", redis.socket().display()), "db4"),
+    ] {
+        let queue = Queue::connect(&url, &config).await.unwrap();
+        queue.enqueue(&jobs("acme", 1), None).await.unwrap();
+        assert!(redis.cli(&["INFO", "keyspace"]).contains(&format!("{place}:keys=3")), "{url}");
+    }
+}
+
 #[test]
 fn errors_that_pass_are_told_from_those_that_stay() {
     let is_unavailable = |details: &'static str| {

@@ -42,6 +42,12 @@ impl TestQueue {
         Self { redis, queue }
     }
 
+    /// Another process on the same server.
+    pub async fn queue_on(redis: &TestRedis) -> Queue {
+        let config = Settings::with(&[]).unwrap();
+        Queue::connect(&redis.url(), &config.queue).await.unwrap()
+    }
+
     /// Enqueues jobs, all of which must be new.
     pub async fn enqueue(&self, jobs: &[Job]) {
         let answers = self.queue.enqueue(jobs, None).await.unwrap();

@@ -48,6 +48,8 @@ impl Simd for Avx2 {
         out_stride: usize,
         next: &[f32],
     ) {
+        // SAFETY: the caller has seen to the instructions that it is compiled for, and promises what
+        // `sums` asks for.
         #[target_feature(enable = "avx2,fma")]
         unsafe fn run(
             simd: Avx2,
@@ -196,12 +198,14 @@ impl Simd for Avx2 {
 impl Multiply for Avx2 {
     type Operand = __m256;
 
+    // SAFETY: the trait lets the caller promise one element to read.
     #[inline(always)]
     unsafe fn broadcast(self, from: *const f32) -> __m256 {
         // SAFETY: the caller lets one element be read; `self` proves AVX2.
         unsafe { _mm256_set1_ps(*from) }
     }
 
+    // SAFETY: the trait lets the caller promise a vector of elements to read.
     #[inline(always)]
     unsafe fn operand(self, from: *const f32) -> __m256 {
         // SAFETY: the caller lets eight elements be read; `self` proves AVX2.
@@ -214,6 +218,7 @@ impl Multiply for Avx2 {
         unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) }
     }
 
+    // SAFETY: the trait lets the caller promise room for a vector.
     #[inline(always)]
     unsafe fn write(self, sum: __m256, to: *mut f32) {
         // SAFETY: `self` proves AVX2; the caller lets eight values be written.

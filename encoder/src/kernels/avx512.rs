@@ -129,6 +129,8 @@ macro_rules! sixteen_lanes {
             out_stride: usize,
             next: &[Self::Element],
         ) {
+            // SAFETY: the caller has seen to the instructions that it is compiled for, and promises what
+            // `sums` asks for.
             #[target_feature(enable = $features)]
             unsafe fn run<S: Multiply>(
                 simd: S,
@@ -209,12 +211,14 @@ impl Simd for Avx512 {
 impl Multiply for Avx512 {
     type Operand = __m512;
 
+    // SAFETY: the trait lets the caller promise one element to read.
     #[inline(always)]
     unsafe fn broadcast(self, from: *const f32) -> __m512 {
         // SAFETY: the caller lets one element be read; `self` proves AVX-512 F.
         unsafe { _mm512_set1_ps(*from) }
     }
 
+    // SAFETY: the trait lets the caller promise a vector of elements to read.
     #[inline(always)]
     unsafe fn operand(self, from: *const f32) -> __m512 {
         // SAFETY: the caller lets sixteen elements be read; `self` proves AVX-512 F.
@@ -227,6 +231,7 @@ impl Multiply for Avx512 {
         unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) }
     }
 
+    // SAFETY: the trait lets the caller promise room for a vector.
     #[inline(always)]
     unsafe fn write(self, sum: __m512, to: *mut f32) {
         // SAFETY: `self` proves AVX-512 F; the caller lets sixteen values be written.
@@ -296,6 +301,7 @@ impl Simd for Avx512Bf16 {
 impl Multiply for Avx512Bf16 {
     type Operand = __m512bh;
 
+    // SAFETY: the trait lets the caller promise one element to read.
     #[inline(always)]
     unsafe fn broadcast(self, from: *const u16) -> __m512bh {
         // SAFETY: the caller lets one pair be read, aligned or not; `self` proves AVX-512 F; the
@@ -305,6 +311,7 @@ impl Multiply for Avx512Bf16 {
         }
     }
 
+    // SAFETY: the trait lets the caller promise a vector of elements to read.
     #[inline(always)]
     unsafe fn operand(self, from: *const u16) -> __m512bh {
         // SAFETY: the caller lets sixteen pairs be read, aligned or not.
@@ -317,6 +324,7 @@ impl Multiply for Avx512Bf16 {
         unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) }
     }
 
+    // SAFETY: the trait lets the caller promise room for a vector.
     #[inline(always)]
     unsafe fn write(self, sum: __m512, to: *mut f32) {
         // SAFETY: `self` proves AVX-512 F; the caller lets sixteen values be written.

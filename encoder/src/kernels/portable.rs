@@ -160,12 +160,14 @@ impl Simd for Portable {
 impl Multiply for Portable {
     type Operand = [f32; LANES];
 
+    // SAFETY: the trait lets the caller promise one element to read.
     #[inline(always)]
     unsafe fn broadcast(self, from: *const f32) -> [f32; LANES] {
         // SAFETY: the caller lets one element be read.
         [unsafe { *from }; LANES]
     }
 
+    // SAFETY: the trait lets the caller promise a vector of elements to read.
     #[inline(always)]
     unsafe fn operand(self, from: *const f32) -> [f32; LANES] {
         // SAFETY: the caller lets four elements be read; an array is aligned as its elements are.
@@ -175,6 +177,7 @@ impl Multiply for Portable {
     #[inline(always)]
     fn prefetch(self, _line: *const f32) {}
 
+    // SAFETY: the trait lets the caller promise room for a vector.
     #[inline(always)]
     unsafe fn write(self, sum: [f32; LANES], to: *mut f32) {
         // SAFETY: the caller lets four values be written; an array is aligned as its elements are.

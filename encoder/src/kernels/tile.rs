@@ -15,20 +15,26 @@ pub(super) const MAX_ROWS: usize = 12;
 const MAX_WIDTH: usize = 32;
 
 /// How an instruction set multiplies.
-///
-/// # Safety
-/// The methods read from pointers: the caller sees to it that what they read is there.
 pub(super) trait Multiply: Simd {
     /// A register of operands.
     type Operand: Copy;
 
     /// Reads one step of a row, [`DEPTH`](Simd::DEPTH) elements, into all lanes.
+    ///
+    /// # Safety
+    /// These elements are there.
     unsafe fn broadcast(self, from: *const Self::Element) -> Self::Operand;
     /// Reads one step of as many columns as there are lanes.
+    ///
+    /// # Safety
+    /// These elements are there.
     unsafe fn operand(self, from: *const Self::Element) -> Self::Operand;
     /// Asks for a cache line, which need not be there, to be brought into the second-level cache.
     fn prefetch(self, line: *const Self::Element);
     /// Writes a register of sums.
+    ///
+    /// # Safety
+    /// There is room for it, which nobody else reads or writes meanwhile.
     unsafe fn write(self, sum: Self::Vector, to: *mut f32);
     /// Adds the products of a step.
     fn step(self, sum: Self::Vector, a: Self::Operand, b: Self::Operand) -> Self::Vector;
@@ -83,6 +89,9 @@ pub(super) unsafe fn sums<S: Multiply>(
 }
 
 /// Computes a tile of `ROWS` rows; see [`sums`].
+///
+/// # Safety
+/// As for [`sums`].
 #[inline(always)]
 unsafe fn rows_of<S: Multiply, const ROWS: usize>(
     simd: S,

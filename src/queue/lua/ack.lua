@@ -11,4 +11,5 @@ for i = 3, #ARGV, 3 do
     stale = stale + 1
   end
 end
+forget_time()
 return stale

@@ -76,7 +76,8 @@ for i, entry in ipairs(picked) do
 end
 
 note(picked, math.min(#picked, in_order), -1)
-local deadline, claimed, deadlines = integer(now_ms() + ARGV[4]), {}, {}
+local now, claimed, deadlines = now_ms(), {}, {}
+local deadline = integer(now + ARGV[4])
 for i, entry in ipairs(picked) do
   -- Leases of one deadline are listed by their names: digits of one width keep them in order.
   local token = string.format('%s:%09d', ARGV[5], i)
@@ -87,4 +88,5 @@ for i, entry in ipairs(picked) do
 end
 push('HSET', inflight, claimed)
 push('ZADD', leases, deadlines)
+begin_time(now)
 return claimed

@@ -13,12 +13,14 @@ local reservations, fair, orphans = KEYS[6], KEYS[7], KEYS[8]
 local started = KEYS[9]                            -- tokens whose text is with a model
 local changed = KEYS[10]                           -- node in flight → job for its newer text
 local sweep_lock, reclaim_lock = KEYS[11], KEYS[12]
+local clock = KEYS[13]                             -- when the time was last looked at (ms)
 local pending_prefix, tenant_prefix = ARGV[1] .. ':', ARGV[2] .. ':'
 
 local TYPES = {
   [queue] = 'list', [retry] = 'zset', [dlq] = 'list', [inflight] = 'hash', [leases] = 'zset',
   [reservations] = 'zset', [fair] = 'hash', [orphans] = 'zset', [started] = 'set',
   [changed] = 'hash', [sweep_lock] = 'string', [reclaim_lock] = 'string',
+  [clock] = 'string',
 }
 
 -- What is wrong with a key that holds another type than it must; nil if nothing is.
@@ -28,7 +30,7 @@ local function misuse(key)
     return key .. ' holds a ' .. actual .. ', but must hold a ' .. TYPES[key]
   end
   if actual == 'string' and redis.call('PTTL', key) == -1 then
-    return key .. ' has no expiry, but must hold a lock that has'
+    return key .. ' has no expiry, but must hold what has one'
   end
 end
 
@@ -42,14 +44,89 @@ local function wrong_type(...)
   end
 end
 
-local function now_ms()
-  local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
-end
-
 -- Lua numbers print with 14 digits, milliseconds since 1970 have 13.
 local function integer(number)
   return string.format('%.0f', number)
+end
+
+-- Pushes many entries in few commands; `unpack` is bounded by the Lua stack.
+local function push(command, key, entries)
+  for first = 1, #entries, 1000 do
+    redis.call(command, key, unpack(entries, first, math.min(first + 999, #entries)))
+  end
+end
+
+-- Deadlines are times of the server's clock. While any of them waits, the time is noted again and
+-- again; a clock that is behind what was noted was set back, by hand or because another server took
+-- over. Then all of them move with it, before anything else is done: each waits as long as it had to
+-- when the time was last noted. A step of less than this (ms) is let pass.
+local SMALL_STEP, A_DAY = 1000, 86400000
+
+local function move(key, by)
+  if misuse(key) then
+    return
+  end
+  for first = 0, redis.call('ZCARD', key) - 1, 500 do
+    local found, moved = redis.call('ZRANGE', key, first, first + 499, 'WITHSCORES'), {}
+    for i = 1, #found, 2 do
+      moved[i], moved[i + 1] = string.format('%.3f', tonumber(found[i + 1]) - by), found[i]
+    end
+    push('ZADD', key, moved)
+  end
+end
+
+local function set_back(now, by)
+  -- A server that is out of memory refuses to add, unless the script has written before.
+  redis.call('DEL', clock)
+  for _, key in ipairs({leases, reservations, orphans}) do
+    move(key, by)
+  end
+  move(retry, by / 1000)
+  for _, lock in ipairs({sweep_lock, reclaim_lock}) do
+    local left = redis.call('PTTL', lock)
+    if left > by then
+      redis.call('PEXPIRE', lock, integer(left - by))
+    elseif left > 0 then
+      redis.call('DEL', lock)
+    end
+  end
+  redis.call('SET', clock, integer(now), 'PX', A_DAY)
+end
+
+local noted
+local function now_ms()
+  local time = redis.call('TIME')
+  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  noted = tonumber(redis.pcall('GET', clock))
+  if noted and now < noted - SMALL_STEP then
+    set_back(now, noted - now)
+  end
+  return now
+end
+
+-- Notes the time as long as anything waits for one.
+local function note_time(now)
+  for _, key in ipairs({leases, retry, reservations, orphans}) do
+    if redis.call('EXISTS', key) == 1 then
+      redis.pcall('SET', clock, integer(now), 'PX', A_DAY)
+      return
+    end
+  end
+  redis.call('DEL', clock)
+end
+
+-- Notes the time if nobody has yet, where the first deadline is set.
+local function begin_time(now)
+  if not noted then
+    redis.pcall('SET', clock, integer(now), 'PX', A_DAY)
+  end
+end
+
+-- Leaves no key behind when the last job has ended.
+local function forget_time()
+  if redis.call('EXISTS', leases, retry) == 0 then
+    redis.call('DEL', clock)
+  end
 end
 
 -- Live jobs of a tenant. A count that is no number is mended by the recount.
@@ -153,13 +230,6 @@ local function depth()
     end
   end
   return jobs
-end
-
--- Pushes many entries in few commands; `unpack` is bounded by the Lua stack.
-local function push(command, key, entries)
-  for first = 1, #entries, 1000 do
-    redis.call(command, key, unpack(entries, first, math.min(first + 999, #entries)))
-  end
 end
 
 -- Whether an entry is a job of the node. Decoding is dear, and most entries do not even hold the

@@ -17,6 +17,7 @@ for i = 5, #ARGV, 4 do
     stale = stale + 1
   end
 end
+forget_time()
 local evicted = math.max(redis.call('LLEN', dlq) - ARGV[3], 0)
 if evicted > 0 then
   redis.call('LTRIM', dlq, 0, ARGV[3] - 1)

@@ -14,4 +14,5 @@ for i = 3, #ARGV, 4 do
     stale = stale + 1
   end
 end
+begin_time(now)
 return stale
