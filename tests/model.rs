@@ -54,8 +54,8 @@ use plan::Plan;
 use site::Site;
 use world::World;
 
-/// As many as take half a minute on two cores.
-const CASES: u32 = 256;
+/// As many as take a minute on two cores.
+const CASES: u32 = 160;
 
 fn config() -> Config {
     let mut config = Config {
@@ -71,23 +71,25 @@ fn config() -> Config {
     config
 }
 
-struct Protocol;
+/// On SQLite, or on Postgres.
+struct Protocol<const ON_POSTGRES: bool>;
 
-impl StateMachineTest for Protocol {
+impl<const ON_POSTGRES: bool> StateMachineTest for Protocol<ON_POSTGRES> {
     type SystemUnderTest = World;
     type Reference = Plan;
 
     fn init_test(plan: &Plan) -> World {
-        Site::get().block_on(World::new(plan.lost_max))
+        let site = Site::get(ON_POSTGRES);
+        site.block_on(World::new(site, plan.lost_max))
     }
 
     fn apply(mut world: World, _: &Plan, Step(act): Step) -> World {
-        Site::get().block_on(world.take(act));
+        world.book.site.block_on(world.take(act));
         world
     }
 
     fn teardown(mut world: World, _: Plan) {
-        Site::get().block_on(world.close());
+        world.book.site.block_on(world.close());
     }
 }
 
@@ -95,9 +97,16 @@ proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn a_crash_anywhere_loses_nothing_and_leaves_nothing(
+    fn a_crash_anywhere_loses_nothing_and_leaves_nothing_on_sqlite(
         (plan, steps, taken) in Minimal(Plan::sequential_strategy(50..250))
     ) {
-        Protocol::test_sequential(config(), plan, steps, taken);
+        Protocol::<false>::test_sequential(config(), plan, steps, taken);
+    }
+
+    #[test]
+    fn a_crash_anywhere_loses_nothing_and_leaves_nothing_on_postgres(
+        (plan, steps, taken) in Minimal(Plan::sequential_strategy(50..250))
+    ) {
+        Protocol::<true>::test_sequential(config(), plan, steps, taken);
     }
 }

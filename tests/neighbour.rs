@@ -3,8 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
+#[path = "neighbour/locks.rs"]
+mod locks;
 #[path = "neighbour/missing.rs"]
 mod missing;
+#[path = "neighbour/prefix.rs"]
+mod prefix;
 #[path = "neighbour/rows.rs"]
 mod rows;
 #[path = "neighbour/security.rs"]

@@ -117,6 +117,10 @@ impl From<RuntimeError> for Problem {
                 Self::unavailable(detail)
             }
             RuntimeError::Store(StoreError::Row(refusal)) => refusal.into(),
+            RuntimeError::Queue(QueueError::Refused(_)) => {
+                tracing::error!(error = chain(&error), "Redis does not let this user work");
+                Self::unavailable(format!("{detail}; see /readyz"))
+            }
             RuntimeError::Store(_) | RuntimeError::Queue(_) => {
                 tracing::error!(error = chain(&error), "a request failed");
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error")

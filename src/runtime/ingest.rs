@@ -118,7 +118,10 @@ async fn enqueue_new(
     if !written.as_ref().is_ok_and(|refusals| kept(refusals) > 0) {
         cancel(queue, &reservation).await;
     }
-    let refusals = written?;
+    let refusals = match written {
+        Ok(refusals) => refusals,
+        Err(error) => return Err(parts.store.blame(error).await.into()),
+    };
     let accepted = kept(&refusals);
     let now = unix_now();
     let jobs: Vec<Result<Job, Refusal>> = nodes

@@ -1,16 +1,28 @@
 //! Stores that are away for a while.
 
-use crate::{queue::QueueError, store::StoreError};
+use crate::{
+    queue::QueueError,
+    store::{Store, StoreError},
+};
 
 /// An error that may mean that nothing is wrong but that a store is away.
-pub trait Outage: std::error::Error + 'static {
+pub trait Outage: std::error::Error + Send + Sized + 'static {
     /// Whether the same call may succeed later.
     fn is_outage(&self) -> bool;
+
+    /// The same, or what it is the consequence of.
+    fn blamed(self, _store: &Store) -> impl Future<Output = Self> + Send {
+        std::future::ready(self)
+    }
 }
 
 impl Outage for StoreError {
     fn is_outage(&self) -> bool {
         self.is_unavailable()
+    }
+
+    async fn blamed(self, store: &Store) -> Self {
+        store.blame(self).await
     }
 }
 

@@ -149,7 +149,11 @@ async fn read_rows(worker: &Worker, jobs: Vec<Held>) -> (Vec<Held>, Vec<TextRow>
             continue;
         }
         let begin: Vec<BeginJob> = part.iter().map(|(_, job)| begin_job(job)).collect();
-        match worker.context.store.begin(&begin).await {
+        let found = match worker.context.store.begin(&begin).await {
+            Err(error) => Err(worker.context.store.blame(error).await),
+            found => found,
+        };
+        match found {
             Ok(found) => {
                 rows.extend(found);
                 read.extend(part);

@@ -39,7 +39,8 @@ impl Worker {
         let _ = self.throttler.cast(message);
     }
 
-    /// Calls until the store answers, so that work already done is not done again.
+    /// Calls until the store answers, so that work already done is not done again. A database that
+    /// takes no writes at all counts as one that does not answer, whatever it says.
     ///
     /// # Errors
     /// What the store answers when it is there.
@@ -48,7 +49,11 @@ impl Worker {
         mut call: impl FnMut() -> F,
     ) -> Result<T, E> {
         loop {
-            match call().await {
+            let answer = match call().await {
+                Err(error) => Err(error.blamed(&self.context.store).await),
+                answer => answer,
+            };
+            match answer {
                 Err(error) if error.is_outage() => {
                     warn!(error = %Chain(&error), "waiting for a store with work in hand");
                     self.tell(ThrottlerMsg::Down);

@@ -8,6 +8,19 @@ use super::{Store, StoreError, database::Database, postgres::Postgres};
 const PRIVILEGES: [&str; 4] = ["SELECT", "INSERT", "UPDATE", "DELETE"];
 
 impl Store {
+    /// Tells what no row is to blame for: of an error that may be one row's, answers instead why
+    /// the database takes no writes at all, if that is so.
+    pub async fn blame(&self, error: StoreError) -> StoreError {
+        match error {
+            StoreError::Refused(_) | StoreError::Row(_) => match self.check_writable().await {
+                Err(StoreError::Setup(why)) => not_writable(&why),
+                Err(cause) if cause.is_unavailable() => cause,
+                _ => error,
+            },
+            other => other,
+        }
+    }
+
     /// Whether the database answers, and would take what we write: it is no standby and not
     /// read-only, the table is there, and the role has its rights on it and sees all rows.
     ///

@@ -3,17 +3,22 @@
 use entity::node::{Column, Entity};
 use sea_orm::{
     ColumnTrait, ConnectionTrait, EntityTrait, FromQueryResult, QueryFilter, QueryOrder,
-    QuerySelect, Select, Statement,
-    sea_query::{Expr, ExprTrait},
+    QuerySelect, Select, Statement, UpdateMany,
+    sea_query::{Expr, ExprTrait, LockBehavior, LockType},
 };
 use serde::Serialize;
 use uuid::Uuid;
 
 use super::{
     Candidate, RequeueFilter, Store, StoreError,
-    dialect::{Kind, STALE, has_current_embedding, in_scope, status_of, tenant_of, to_json},
+    dialect::{
+        Dialect, Kind, STALE, has_current_embedding, in_scope, status_of, tenant_of, to_json,
+    },
 };
 use crate::domain::{NodeStatus, TenantId, TenantScope};
+
+/// Rows that one transaction of a repair changes.
+const STEP: u64 = 1000;
 
 impl Store {
     /// The nodes that an operator wants enqueued, oldest first.
@@ -74,39 +79,64 @@ impl Store {
     /// program, which does not look whether the text has changed, leaves such rows. Answers how
     /// many there were.
     pub async fn reopen_overwritten(&self) -> Result<u64, StoreError> {
-        let reopened = Entity::update_many()
-            .col_expr(Column::EmbeddingStatus, NodeStatus::Queued.as_str().into())
-            .col_expr(Column::UpdatedAt, Expr::cust(self.dialect().now()))
+        let wanted = Entity::find()
             // Spelled out, because a parameter would hide the partial index from the planner.
             .filter(Expr::cust(format!("embedding_source_hash = '{STALE}'")))
-            .filter(Column::EmbeddingStatus.eq(NodeStatus::Ready.as_str()))
-            .exec(&self.writer)
-            .await?;
-        Ok(reopened.rows_affected)
+            .filter(Column::EmbeddingStatus.eq(NodeStatus::Ready.as_str()));
+        let update = Entity::update_many()
+            .col_expr(Column::EmbeddingStatus, NodeStatus::Queued.as_str().into())
+            .col_expr(Column::UpdatedAt, Expr::cust(self.dialect().now()));
+        self.update_in_steps(wanted, update).await
     }
 
     /// Marks nodes that have a vector of their current text, and are `queued` or `failed` all the
-    /// same, as `ready`; answers how many.
+    /// same, as `ready`; answers how many. A row that another session of Postgres holds is left.
     pub async fn backfill_ready(
         &self,
         scope: &TenantScope,
         node_ids: Option<&[Uuid]>,
     ) -> Result<u64, StoreError> {
         let dialect = self.dialect();
-        let mut update = Entity::update_many()
-            .col_expr(Column::EmbeddingStatus, NodeStatus::Ready.as_str().into())
-            .col_expr(Column::EmbeddingError, Expr::cust("NULL"))
-            .col_expr(Column::UpdatedAt, Expr::cust(dialect.now()))
+        let unready = [NodeStatus::Queued.as_str(), NodeStatus::Failed.as_str()];
+        let mut wanted = Entity::find()
             .filter(in_scope(scope))
             .filter(has_current_embedding())
-            .filter(
-                Column::EmbeddingStatus
-                    .is_in([NodeStatus::Queued.as_str(), NodeStatus::Failed.as_str()]),
-            );
+            .filter(Column::EmbeddingStatus.is_in(unready));
         if let Some(ids) = node_ids {
-            update = update.filter(dialect.id_in(ids));
+            wanted = wanted.filter(dialect.id_in(ids));
         }
-        Ok(update.exec(&self.writer).await?.rows_affected)
+        let update = Entity::update_many()
+            .col_expr(Column::EmbeddingStatus, NodeStatus::Ready.as_str().into())
+            .col_expr(Column::EmbeddingError, Expr::cust("NULL"))
+            .col_expr(Column::UpdatedAt, Expr::cust(dialect.now()));
+        self.update_in_steps(wanted, update).await
+    }
+
+    /// Updates the rows that are wanted, which they must not be any more afterwards, some in each
+    /// transaction, and passes over those that another session holds.
+    async fn update_in_steps(
+        &self,
+        wanted: Select<Entity>,
+        update: UpdateMany<Entity>,
+    ) -> Result<u64, StoreError> {
+        let wanted = wanted
+            .select_only()
+            .column(Column::Id)
+            .limit(STEP)
+            .lock_with_behavior(LockType::NoKeyUpdate, LockBehavior::SkipLocked);
+        let mut updated = 0;
+        loop {
+            let transaction = self.begin_write().await?;
+            let ids: Vec<Uuid> = wanted.clone().into_tuple().all(&transaction).await?;
+            if !ids.is_empty() {
+                update.clone().filter(self.dialect().id_in(&ids)).exec(&transaction).await?;
+            }
+            transaction.commit().await?;
+            updated += ids.len() as u64;
+            if (ids.len() as u64) < STEP {
+                return Ok(updated);
+            }
+        }
     }
 
     /// Puts nodes to `queued` with attempts counted from 0 again, each only if nothing changed it
@@ -122,14 +152,27 @@ impl Store {
             .map(|node| Row { id: node.id, changed: node.changed.as_deref() })
             .collect();
         let dialect = self.dialect();
+        let rows_of = dialect.rows(&[("id", Kind::Uuid), ("changed", Kind::Text)]);
+        let (with, source) = match dialect {
+            // A row that another session holds is left to whoever does the job.
+            Dialect::Postgres => (
+                format!(
+                    "WITH given AS MATERIALIZED (SELECT v.* FROM {rows_of}), \
+                     v AS MATERIALIZED ( \
+                       SELECT given.* FROM given JOIN nodes AS n ON n.id = given.id \
+                       FOR NO KEY UPDATE OF n SKIP LOCKED) "
+                ),
+                "v".to_owned(),
+            ),
+            Dialect::Sqlite => (String::new(), rows_of),
+        };
         let sql = format!(
-            "UPDATE nodes SET embedding_status = 'queued', embedding_attempts = 0, \
+            "{with}UPDATE nodes SET embedding_status = 'queued', embedding_attempts = 0, \
              embedding_error = NULL, updated_at = {now} \
-             FROM {rows} WHERE nodes.id = v.id AND {changed} IS NOT DISTINCT FROM v.changed \
+             FROM {source} WHERE nodes.id = v.id AND {changed} IS NOT DISTINCT FROM v.changed \
              RETURNING nodes.id",
             now = dialect.now(),
             changed = dialect.changed(),
-            rows = dialect.rows(&[("id", Kind::Uuid), ("changed", Kind::Text)]),
         );
         let values = [to_json(&rows).into()];
         let backend = self.writer.get_database_backend();

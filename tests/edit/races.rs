@@ -145,7 +145,7 @@ impl HandWorker {
             source_hash: format!("hash of {text}"),
             input_hash: None,
             values: vector_of(text),
-            text_hash: text_hash(text),
+            text_hash: Some(text_hash(text)),
             truncated: false,
             failed_attempts: 0,
         };

@@ -48,7 +48,7 @@ async fn bad_texts_harm_no_others(stores: Stores) {
         assert_eq!((failed.error.as_str(), failed.attempts), (reason, attempts));
         assert!(failed.vector.is_none(), "{text}");
     }
-    assert!(rows.iter().all(|row| row.status != "ready" || row.attempts == 0), "a mate is blamed");
+    assert!(rows.iter().all(|row| row.status != "ready" || row.attempts == 1), "a mate is blamed");
     assert!(site.has_logged(worker, "an actor failed; restarting it"));
     row.checked(checked);
 }

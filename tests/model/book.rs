@@ -90,8 +90,7 @@ impl From<Ends> for Effect {
 }
 
 impl Book {
-    pub async fn new(lost_max: u32) -> Self {
-        let site = Site::get();
+    pub async fn new(site: &'static Site, lost_max: u32) -> Self {
         site.clear().await;
         Self {
             site,

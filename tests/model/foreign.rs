@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use crate::{
     book::{Book, Effect, Ends},
-    site::{literal, props, their_vector},
+    site::{props, their_vector},
 };
 
 /// A node that it turned to, and the commands that it gave for it.
@@ -32,8 +32,9 @@ impl TheirProducer {
         let column = tenant.as_ref().map_or("NULL".to_owned(), |tenant| format!("'{tenant}'"));
         let statement = format!(
             "INSERT INTO nodes (id, tenant_id, classes, props) \
-             VALUES ({}, {column}, '[\"Chunk\"]', '{}')",
-            literal(node),
+             VALUES ({}, {column}, {}, '{}')",
+            book.site.id(node),
+            book.site.classes(),
             Value::Object(props(Some(text)))
         );
         book.site.sql(&statement).await;
@@ -97,7 +98,7 @@ impl TheirConsumer {
 
     pub async fn advance(&mut self, book: &Book) -> Option<Effect> {
         let Taken { node, tenant, text, done } = self.job.as_mut()?;
-        let (id, site) = (literal(*node), book.site);
+        let (id, site) = (book.site.id(*node), book.site);
         match *done {
             0 => {
                 let status = "UPDATE nodes SET embedding_status = 'processing'";
@@ -106,11 +107,13 @@ impl TheirConsumer {
             }
             1 => {
                 let result = match text {
-                    Some(text) => format!("ready', embedding = x'{}", blob(&their_vector(text))),
-                    None => "skipped".to_owned(),
+                    Some(text) => {
+                        format!("'ready', embedding = {}", site.vector(&their_vector(text)))
+                    }
+                    None => "'skipped'".to_owned(),
                 };
                 site.sql(&format!(
-                    "UPDATE nodes SET embedding_status = '{result}', embedding_error = NULL \
+                    "UPDATE nodes SET embedding_status = {result}, embedding_error = NULL \
                      WHERE id = {id}"
                 ))
                 .await;
@@ -127,10 +130,4 @@ impl TheirConsumer {
         }
         Some(Effect::default())
     }
-}
-
-/// A vector as a literal in SQLite.
-fn blob(vector: &[f32]) -> String {
-    let bytes = vector.iter().flat_map(|x| x.to_le_bytes());
-    bytes.map(|byte| format!("{byte:02x}")).collect()
 }

@@ -71,7 +71,14 @@ impl Seen {
         })";
 
     /// The query of all rows.
-    pub const ROWS: &str = "
+    pub const POSTGRES_ROWS: &str = "
+        SELECT id::text AS id, coalesce(tenant_id, 'default') AS tenant, props ->> 'text' AS text,
+               embedding_status AS status, embedding_attempts AS attempts, embedding_error AS error,
+               embedding_source_hash AS source_hash, embedding::real[] AS vector
+        FROM nodes";
+
+    /// The same in SQLite.
+    pub const SQLITE_ROWS: &str = "
         SELECT hex(id) AS id, coalesce(tenant_id, 'default') AS tenant, props ->> '$.text' AS text,
                embedding_status AS status, embedding_attempts AS attempts, embedding_error AS error,
                embedding_source_hash AS source_hash, embedding AS vector
@@ -153,9 +160,12 @@ fn reserved(reservation: &str) -> BTreeMap<String, i64> {
 fn row(row: &QueryResult) -> (Uuid, Row) {
     let id: String = row.try_get("", "id").unwrap();
     let status: String = row.try_get("", "status").unwrap();
-    let vector: Option<Vec<u8>> = row.try_get("", "vector").unwrap();
-    let read = |blob: Vec<u8>| {
+    let of_blob = |blob: Vec<u8>| {
         blob.chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect()
+    };
+    let vector: Option<Vec<f32>> = match row.try_get::<Option<Vec<u8>>>("", "vector") {
+        Ok(blob) => blob.map(of_blob),
+        Err(_) => row.try_get("", "vector").unwrap(),
     };
     let row = Row {
         tenant: row.try_get("", "tenant").unwrap(),
@@ -164,7 +174,7 @@ fn row(row: &QueryResult) -> (Uuid, Row) {
         attempts: row.try_get("", "attempts").unwrap(),
         error: row.try_get("", "error").unwrap(),
         source_hash: row.try_get("", "source_hash").unwrap(),
-        vector: vector.map(read),
+        vector,
     };
     (id.parse().unwrap(), row)
 }

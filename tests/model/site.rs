@@ -1,8 +1,8 @@
-//! The real servers: one Redis and one SQLite file for the whole test program.
+//! The real servers: a Redis and a database of either kind for the whole test program.
 
 use std::{future::Future, sync::OnceLock, time::Duration};
 
-use sea_orm::{ConnectionTrait, Database, DatabaseConnection, Statement};
+use sea_orm::{ConnectionTrait, Database, DatabaseConnection, DbBackend, Statement};
 use tokio::runtime::Runtime;
 use uuid::Uuid;
 use vecmill::{
@@ -12,7 +12,10 @@ use vecmill::{
     store::Store,
 };
 
-use crate::{common::TestRedis, seen::Seen};
+use crate::{
+    common::{TestPostgres, TestRedis},
+    seen::Seen,
+};
 
 /// Longer than a test; leases run out only when a step says so.
 pub const LEASE: Duration = Duration::from_secs(600);
@@ -35,24 +38,52 @@ pub struct Site {
 }
 
 impl Site {
-    /// Starts everything at the first call.
-    pub fn get() -> &'static Self {
-        static SITE: OnceLock<Site> = OnceLock::new();
-        SITE.get_or_init(|| {
+    /// The one on Postgres, or the one on SQLite; starts everything at the first call.
+    pub fn get(on_postgres: bool) -> &'static Self {
+        static SITES: [OnceLock<Site>; 2] = [OnceLock::new(), OnceLock::new()];
+        SITES[usize::from(on_postgres)].get_or_init(|| {
             let runtime = Runtime::new().unwrap();
             let redis = TestRedis::start();
             let config = Settings::with(&[]).unwrap();
             let queue = runtime.block_on(Queue::connect(&redis.url(), &config.queue)).unwrap();
-            // The directory of the Redis server is removed with it.
-            let file = redis.socket().with_file_name("nodes.db");
-            let dsn = format!("sqlite://{}", file.display());
             let (store, db) = runtime.block_on(async {
+                let dsn = match on_postgres {
+                    true => TestPostgres::shared().database().await,
+                    // The directory of the Redis server is removed with it.
+                    false => {
+                        let file = redis.socket().with_file_name("nodes.db");
+                        format!("sqlite://{}", file.display())
+                    }
+                };
                 let store = Store::connect(&dsn, DIMENSION).await.unwrap();
                 store.migrate().await.unwrap();
                 (store, Database::connect(dsn).await.unwrap())
             });
             Self { redis, queue, store, db, runtime }
         })
+    }
+
+    pub fn is_postgres(&self) -> bool {
+        self.db.get_database_backend() == DbBackend::Postgres
+    }
+
+    /// An id as a literal.
+    pub fn id(&self, node: Uuid) -> String {
+        if self.is_postgres() { format!("'{node}'") } else { format!("x'{}'", node.simple()) }
+    }
+
+    /// A vector as a literal.
+    pub fn vector(&self, vector: &[f32]) -> String {
+        if self.is_postgres() {
+            return format!("'{vector:?}'");
+        }
+        let bytes = vector.iter().flat_map(|x| x.to_le_bytes());
+        format!("x'{}'", bytes.map(|byte| format!("{byte:02x}")).collect::<String>())
+    }
+
+    /// One label as a literal.
+    pub fn classes(&self) -> &'static str {
+        if self.is_postgres() { "'{Chunk}'" } else { "'[\"Chunk\"]'" }
     }
 
     pub fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
@@ -72,15 +103,11 @@ impl Site {
 
     /// What is in both stores.
     pub async fn look(&self) -> Seen {
-        let rows = Statement::from_string(self.db.get_database_backend(), Seen::ROWS);
+        let query = if self.is_postgres() { Seen::POSTGRES_ROWS } else { Seen::SQLITE_ROWS };
+        let rows = Statement::from_string(self.db.get_database_backend(), query);
         let rows = self.db.query_all_raw(rows).await.unwrap();
         Seen::new(&self.redis.cli(&["EVAL", Seen::KEYS, "0"]), &rows)
     }
-}
-
-/// An id as a literal in SQLite.
-pub fn literal(node: Uuid) -> String {
-    format!("x'{}'", node.simple())
 }
 
 /// The properties of a node whose text has this number; none of them is a text without one.

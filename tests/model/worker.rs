@@ -207,7 +207,7 @@ impl Held {
             Next::Complete { text } => {
                 let vector = Vector {
                     id: node,
-                    text_hash: text_hash(text),
+                    text_hash: Some(text_hash(text)),
                     source_hash: hash_of(text),
                     input_hash: None,
                     values: our_vector(text),

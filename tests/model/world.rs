@@ -15,7 +15,7 @@ use crate::{
     producer::Producer,
     scheduler::{Recounted, Scheduler},
     seen::Seen,
-    site::LEASE,
+    site::{LEASE, Site},
     trouble,
     worker::Worker,
 };
@@ -47,9 +47,9 @@ pub struct Past {
 }
 
 impl World {
-    pub async fn new(lost_max: u32) -> Self {
+    pub async fn new(site: &'static Site, lost_max: u32) -> Self {
         Self {
-            book: Book::new(lost_max).await,
+            book: Book::new(site, lost_max).await,
             past: Past::default(),
             producers: Default::default(),
             editors: Default::default(),

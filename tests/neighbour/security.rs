@@ -66,6 +66,9 @@ async fn a_right_that_is_taken_away_loses_no_job() {
         .await;
     let ready = app.get("/readyz").await.1;
     assert!(ready["detail"].as_str().unwrap().contains("GRANT admin_role"), "{ready}");
+    let node = json!({"classes": ["a"], "props": {"text": "x"}, "tenant_id": "acme"});
+    let (status, answer) = app.post("/nodes", &node).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "it is not the node's fault: {answer}");
     // Jobs of nodes that are there, and out of sight.
     for i in 0..20_u128 {
         let id = uuid::Uuid::from_u128(i + 1);
@@ -88,6 +91,34 @@ async fn a_right_that_is_taken_away_loses_no_job() {
     site.sql(&format!("GRANT admin_role TO {role}")).await;
     wait_until(DEADLINE, async || app.count("ready").await == 21).await;
     app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_right_on_the_table_that_is_taken_away_is_no_failure_of_nodes() {
+    let (site, [_, member]) = Site::secured().await;
+    let role = member.split("://").nth(1).unwrap().split('@').next().unwrap().to_owned();
+    let api = site.start(Role::Api, &member, &[]).await.unwrap();
+    let texts: Vec<String> = (0..20).map(|i| i.to_string()).collect();
+    api.ingest("acme", &texts).await;
+    let worker =
+        site.start(Role::Worker, &member, &[("EMBEDDING_MAX_ATTEMPTS", "1")]).await.unwrap();
+    api.settled(DEADLINE).await;
+    site.sql(&format!("REVOKE UPDATE ON nodes FROM {role}")).await;
+    let ids = api.ingest("acme", &texts).await;
+    wait_until(DEADLINE, async || api.get("/readyz").await.0 == StatusCode::SERVICE_UNAVAILABLE)
+        .await;
+    // Claimed, and handed back.
+    wait_until(DEADLINE, async || {
+        site.redis.cli(&["HLEN", "embedding:queue:inflight"]) == "0"
+            && site.redis.cli(&["LLEN", "embedding:queue"]) == "20"
+    })
+    .await;
+    assert_eq!(site.redis.cli(&["LLEN", "embedding:dlq"]), "0");
+    site.sql(&format!("GRANT UPDATE ON nodes TO {role}")).await;
+    assert_eq!(api.settled(DEADLINE).await["ready"], 40);
+    assert_eq!(api.node(&ids[0]).await["embedding_attempts"], 1);
+    worker.stop().await;
+    api.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

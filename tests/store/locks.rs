@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, TransactionTrait};
 use vecmill::{
-    domain::{NewNode, NodeStatus},
-    store::{OnRefusal, Store},
+    domain::{NewNode, NodeStatus, TenantScope},
+    store::{OnRefusal, RequeueFilter, Store},
 };
 
 use crate::support::{TestDb, job, node, outcome, status, vector};
@@ -57,6 +57,33 @@ async fn every_step_of_a_worker_passes_over_a_row_that_another_holds() {
 
     transaction.rollback().await.unwrap();
     assert_eq!(store.complete(&vectors[..1]).await.unwrap(), [held.id]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_repair_passes_over_a_row_that_another_holds() {
+    let Site { store, free, held, transaction, _raw: raw } = site().await;
+    let all = RequeueFilter {
+        scope: TenantScope::All,
+        node_ids: None,
+        status: None,
+        only_missing_embedding: false,
+        limit: 10,
+    };
+    let candidates = store.requeue_candidates(&all).await.unwrap();
+    assert_eq!(candidates.len(), 2);
+    assert_eq!(in_time(store.mark_queued(&candidates)).await.unwrap(), [free.id]);
+    let vector = "UPDATE nodes SET embedding = '[1,0,0]', embedding_source_hash = 'x'";
+    transaction.rollback().await.unwrap();
+    raw.execute_unprepared(vector).await.unwrap();
+    let transaction = raw.begin().await.unwrap();
+    let lock = format!("SELECT FROM nodes WHERE id = '{}' FOR UPDATE", held.id);
+    transaction.execute_unprepared(&lock).await.unwrap();
+    assert_eq!(in_time(store.backfill_ready(&TenantScope::All, None)).await.unwrap(), 1);
+    assert_eq!(status(&store, free.id).await, NodeStatus::Ready);
+    assert_eq!(status(&store, held.id).await, NodeStatus::Queued);
+    transaction.rollback().await.unwrap();
+    raw.execute_unprepared("UPDATE nodes SET embedding_source_hash = 'stale'").await.unwrap();
+    assert_eq!(store.reopen_overwritten().await.unwrap(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

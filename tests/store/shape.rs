@@ -144,6 +144,26 @@ impl Shape {
             let candidates: Vec<Candidate> = nodes.iter().map(|&id| candidate(id)).collect();
             assert!(store.mark_queued(&candidates).await.unwrap().is_empty());
         });
+        check!("list", async |store, _| {
+            let filter = vecmill::store::NodeFilter {
+                scope: TenantScope::All,
+                has_embedding: Some(false),
+                status: Some(NodeStatus::Queued),
+                limit: 50,
+                offset: 0,
+            };
+            assert_eq!(store.list(&filter).await.unwrap().0.len(), 50);
+        });
+        check!("requeue candidates", async |store, nodes| {
+            let filter = vecmill::store::RequeueFilter {
+                scope: TenantScope::All,
+                node_ids: Some(nodes.to_vec()),
+                status: None,
+                only_missing_embedding: true,
+                limit: 2000,
+            };
+            assert_eq!(store.requeue_candidates(&filter).await.unwrap().len(), nodes.len());
+        });
         check!("one node", async |store, nodes| {
             assert!(store.get(&TenantScope::All, nodes[0], true).await.unwrap().is_some());
         });

@@ -130,7 +130,7 @@ pub fn node(tenant_name: &str, text: &str) -> NewNode {
 pub fn vector(id: Uuid, text: &str, values: [f32; DIMENSION]) -> Vector {
     Vector {
         id,
-        text_hash: text_hash(text),
+        text_hash: Some(text_hash(text)),
         source_hash: format!("hash of {text}"),
         input_hash: None,
         values: values.to_vec(),
