@@ -286,7 +286,7 @@ pub async fn run_until_stopped(
     };
     tokio::select! {
         () = app.stop() => {}
-        () = signals.recv() => return Ok(ExitCode::FAILURE),
+        () = signals.recv_impatient() => return Ok(ExitCode::FAILURE),
     }
     match failure {
         None => Ok(ExitCode::SUCCESS),

@@ -35,6 +35,15 @@ fn ignores_hang_up() -> bool {
 }
 
 impl Signals {
+    /// Waits for a signal of somebody who has lost patience. The end of the terminal is often told
+    /// twice, and is no such signal.
+    pub async fn recv_impatient(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
     /// Waits for the next signal.
     pub async fn recv(&mut self) {
         let hang_up = async {

@@ -21,11 +21,11 @@ fn every_call_of_the_contract_is_documented_with_its_failures() {
     let document: Value = serde_json::from_str(&vecmill::http::openapi_document()).unwrap();
     let mut ids = BTreeSet::new();
     for (method, path, statuses) in [
-        ("post", "/nodes", "200 202 400 408 413 415 422 429 500 503"),
-        ("post", "/nodes/batch", "200 202 400 408 413 415 422 429 500 503"),
+        ("post", "/nodes", "200 202 400 408 409 413 415 422 429 500 503"),
+        ("post", "/nodes/batch", "200 202 400 408 409 413 415 422 429 500 503"),
         ("get", "/nodes", "200 422 500 503"),
         ("get", "/nodes/{id}", "200 404 422 500 503"),
-        ("patch", "/nodes/{id}", "200 202 400 404 408 413 415 422 429 500 503"),
+        ("patch", "/nodes/{id}", "200 202 400 404 408 409 413 415 422 429 500 503"),
         ("delete", "/nodes/{id}", "204 400 404 408 413 415 422 500 503"),
         ("post", "/nodes/{id}/refresh", "200 202 400 404 408 413 415 422 429 500 503"),
         ("get", "/nodes/by-external-id", "200 404 422 500 503"),

@@ -46,6 +46,9 @@ pub struct HttpOptions {
     /// Authentication does not exist yet: true stops the start
     #[arg(long, env = "JWT_ENABLED", default_value = "false", value_name = "BOOL")]
     jwt_enabled: String,
+    /// Authentication does not exist yet: on stops the start
+    #[arg(long, env = "VECMILL_AUTH", default_value = "off", value_name = "off|on")]
+    vecmill_auth: String,
     /// activekg: answer 200 instead of 202, obey HOST and PORT, ignore unknown fields of nodes
     #[arg(long, env = "VECMILL_COMPAT", default_value = "none", value_name = "NAME")]
     vecmill_compat: String,
@@ -63,10 +66,14 @@ pub struct HttpOptions {
 impl HttpOptions {
     /// Checks every value.
     pub fn check(&self) -> Result<HttpConfig, ConfigError> {
-        if check!(self.jwt_enabled, boolean) {
+        let wanted = [
+            ("JWT_ENABLED", &self.jwt_enabled, check!(self.jwt_enabled, boolean)),
+            ("VECMILL_AUTH", &self.vecmill_auth, check!(self.vecmill_auth, boolean)),
+        ];
+        if let Some((variable, value, _)) = wanted.into_iter().find(|(.., is_wanted)| *is_wanted) {
             let allowed = "there is no authentication yet; unset it, and let a proxy in front of \
                            this server tell who may call it";
-            return Err(ConfigError::new("JWT_ENABLED", &self.jwt_enabled, allowed));
+            return Err(ConfigError::new(variable, value, allowed));
         }
         let activekg = check!(self.vecmill_compat, name, &COMPAT) == "activekg";
         Ok(HttpConfig {

@@ -122,7 +122,8 @@ pub(super) fn host_names(variable: &str, value: &str) -> Result<Vec<String>, Con
                 || name.parse::<IpAddr>().is_ok();
             let allowed = "use names of hosts without a port, separated by commas";
             let error = || ConfigError::new(variable, value, allowed);
-            is_name.then(|| name.to_ascii_lowercase()).ok_or_else(error)
+            let plain = || name.trim_end_matches('.').to_ascii_lowercase();
+            is_name.then(plain).ok_or_else(error)
         })
         .collect()
 }

@@ -81,11 +81,15 @@ impl Hosts {
         }
         let host = authority.host().trim_end_matches('.').to_ascii_lowercase();
         let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-        let is_own_address = address.is_ok_and(|address| {
+        let is_own_address = address.as_ref().is_ok_and(|address| {
             let address = address.to_canonical();
             address.is_loopback() || address == self.bind
         });
-        is_own_address || host == "localhost" || self.allowed.contains(&host)
+        let is_allowed = |allowed: &String| match (&address, allowed.parse::<IpAddr>()) {
+            (Ok(address), Ok(allowed)) => address.to_canonical() == allowed.to_canonical(),
+            _ => *allowed == host,
+        };
+        is_own_address || host == "localhost" || self.allowed.iter().any(is_allowed)
     }
 }
 

@@ -35,7 +35,7 @@ pub struct NodeListItem {
     /// Why it failed, waits for a retry, or was skipped.
     #[oai(nullable)]
     pub embedding_error: Option<String>,
-    /// Failed attempts.
+    /// Failed attempts of its job, and the one that is under way or succeeded.
     pub embedding_attempts: u32,
 }
 
@@ -81,7 +81,7 @@ pub struct Node {
     /// Why it failed, waits for a retry, or was skipped.
     #[oai(nullable)]
     pub embedding_error: Option<String>,
-    /// Failed attempts.
+    /// Failed attempts of its job, and the one that is under way or succeeded.
     pub embedding_attempts: u32,
     /// When the vector was stored.
     #[oai(nullable)]

@@ -53,6 +53,7 @@ scripts!(
     recount,
     reserve,
     retry,
+    sample,
     start,
     unlock;
     alone permissions, write

@@ -15,5 +15,7 @@ pub fn init() {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
+        // A standard error that is gone must not take those down who write to it.
+        .log_internal_errors(false)
         .try_init();
 }

@@ -6,7 +6,9 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
 use serde_json::Value;
 use vecmill::app::{App, Role};
 
-use crate::common::{TestApp, TestPostgres, TestRedis, connect, hash_model, with_short_intervals};
+use crate::common::{
+    TestApp, TestPostgres, TestRedis, connect, hash_model, wait_until, with_short_intervals,
+};
 
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -85,6 +87,31 @@ impl Site {
             Ok(app) => Ok(TestApp::of(app)),
             Err(error) => Err(format!("{error:#}")),
         }
+    }
+
+    /// Jobs that wait or are in hand, at one moment.
+    pub fn waiting(&self) -> u64 {
+        let count = "return redis.call('LLEN', 'embedding:queue') \
+                     + redis.call('HLEN', 'embedding:queue:inflight')";
+        self.redis.cli(&["EVAL", count, "0"]).parse().unwrap()
+    }
+
+    /// How often jobs were claimed.
+    fn claims(&self) -> u64 {
+        let stats = self.redis.cli(&["INFO", "commandstats"]);
+        let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_rpop:calls="));
+        calls.and_then(|calls| calls.split(',').next()?.parse().ok()).unwrap_or(0)
+    }
+
+    /// Waits until workers have claimed some times more, and checks each time that nothing is
+    /// ended.
+    pub async fn keeps_all_through_claims(&self) {
+        let (jobs, claims) = (self.waiting(), self.claims());
+        wait_until(DEADLINE, async || {
+            assert_eq!(self.waiting(), jobs);
+            self.claims() >= claims + 4
+        })
+        .await;
     }
 
     /// `serve`, as the owner of the tables.

@@ -146,6 +146,8 @@ async fn a_terminal_that_goes_ends_it_in_good_order_unless_it_was_told_to_stay()
     let dir = tempfile::tempdir().unwrap();
     let mut first = serve(dir.path(), "", &[]);
     first.url().await;
+    // Shell and system both tell the end of a terminal.
+    first.signal("HUP");
     first.signal("HUP");
     assert_eq!(first.exit_code(DEADLINE).await, Some(0), "{}", first.stderr());
     assert!(first.stderr().contains("stopped"), "{}", first.stderr());
@@ -154,7 +156,8 @@ async fn a_terminal_that_goes_ends_it_in_good_order_unless_it_was_told_to_stay()
     let mut second = serve(dir.path(), "trap '' HUP;", &[]);
     let client = TestApp::client_of(&second.url().await);
     second.signal("HUP");
-    wait_until(Duration::from_secs(20), async || client.get("/health").await.0 == 200).await;
+    client.ingest("acme", &["after the terminal".to_owned()]).await;
+    assert_eq!(client.settled(DEADLINE).await["ready"], 1);
     assert!(second.is_running());
     second.signal("TERM");
     assert_eq!(second.exit_code(DEADLINE).await, Some(0));

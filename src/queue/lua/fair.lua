@@ -97,7 +97,7 @@ local function note(entries, many, sign)
 end
 
 -- How many entries of each tenant are in order.
-local function noted()
+local function books()
   local fields, counts = redis.pcall('HGETALL', fair), {}
   for i = 1, #fields, 2 do
     local tenant, number = match(fields[i], '^of (.*)$'), tonumber(fields[i + 1])
@@ -193,7 +193,7 @@ end
 -- their tenant's are there; others stay where they are, behind all of their tenant's. Answers whether
 -- a tenant runs out of turns although more of its entries wait behind.
 local function merge(arranged, unread)
-  local counts = noted()
+  local counts = books()
   local entries, tenants, changes, wanted = read_new(unread, counts)
   local size = math.min(arranged, math.max(HEAD, math.min(wanted, LARGEST_HEAD)))
   local head, turns, ends, last, seen = read_turns(size)

@@ -19,7 +19,13 @@ const DAMAGED: [&str; 5] = [
     "RDB CRC error",
 ];
 /// What stands beside that where the file is in good order.
-const NOT_DAMAGED: [&str; 2] = ["No space left", "Permission denied"];
+const NOT_DAMAGED: [&str; 5] = [
+    "No space left",
+    "Permission denied",
+    "Input/output error",
+    "Cannot allocate memory",
+    "Too many open files",
+];
 /// What it writes of a file that a newer release wrote.
 const NEWER: &str = "Can't handle RDB format";
 /// A part that the manifest names is gone.
