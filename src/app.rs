@@ -334,7 +334,7 @@ pub async fn open_store(
     let migrate = || async {
         store.check_sees_all_rows().await?;
         store.migrate().await?;
-        store.check_sees_all_rows().await
+        store.check_rights().await
     };
     progress
         .wait_for("the migration of the database", migrate, StoreError::is_unavailable, say)

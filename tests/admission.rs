@@ -311,7 +311,7 @@ async fn a_database_that_refuses_the_rows_leaves_nothing_in_redis() {
         let database = Database::connect(&stores.dsn).await.unwrap();
         database.execute_unprepared("ALTER TABLE nodes RENAME TO elsewhere").await.unwrap();
         let answer = send(&Client::new(), &app, &batch("acme", BATCH)).await;
-        assert_eq!(answer.status, StatusCode::INTERNAL_SERVER_ERROR, "{}", answer.body);
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{}", answer.body);
         stores.assert_holds(&BTreeSet::new(), &[]);
         database.execute_unprepared("ALTER TABLE elsewhere RENAME TO nodes").await.unwrap();
         database.close().await.unwrap();

@@ -33,7 +33,7 @@ impl Runtime {
         let mut found = self.parts.store.requeue_candidates(&filter).await?;
         let node = found.pop().ok_or(RuntimeError::NotFound(id))?;
         let parts = Arc::clone(&self.parts);
-        to_the_end(async move {
+        to_the_end(&self.parts.store, async move {
             match &parts.mode {
                 Mode::Inline(embedder) => embed_one_again(&parts.store, embedder, node).await,
                 Mode::Queued { queue, limits, .. } => {
@@ -52,7 +52,7 @@ impl Runtime {
         limit: u64,
     ) -> Result<Refreshed, RuntimeError> {
         let parts = Arc::clone(&self.parts);
-        to_the_end(async move {
+        to_the_end(&self.parts.store, async move {
             let nodes = match node_ids {
                 None => due(&parts.store, &scope, limit).await?,
                 node_ids => {
@@ -92,7 +92,7 @@ impl Runtime {
         backfill_ready: bool,
     ) -> Result<Requeued, RuntimeError> {
         let parts = Arc::clone(&self.parts);
-        to_the_end(async move {
+        to_the_end(&self.parts.store, async move {
             let store = &parts.store;
             let backfilled = if backfill_ready {
                 filter.only_missing_embedding = true;

@@ -33,7 +33,7 @@ impl Runtime {
         patch: NodePatch,
     ) -> Result<Accepted, RuntimeError> {
         let parts = Arc::clone(&self.parts);
-        to_the_end(async move {
+        to_the_end(&self.parts.store, async move {
             match &parts.mode {
                 Mode::Inline(embedder) => {
                     edit_inline(&parts.store, embedder, &scope, id, &patch).await
@@ -52,7 +52,7 @@ impl Runtime {
     /// [`RuntimeError::NotFound`], or the database is away.
     pub async fn delete(&self, scope: TenantScope, id: Uuid) -> Result<(), RuntimeError> {
         let parts = Arc::clone(&self.parts);
-        to_the_end(async move {
+        to_the_end(&self.parts.store, async move {
             let tenant = parts.store.delete(&scope, id).await?.ok_or(RuntimeError::NotFound(id))?;
             if let Mode::Queued { queue, .. } = &parts.mode
                 && let Err(error) = queue.forget(id, &tenant).await

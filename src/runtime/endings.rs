@@ -155,7 +155,7 @@ async fn record(worker: &Worker, outcomes: &[Outcome]) -> HashSet<Uuid> {
         if part.is_empty() {
             continue;
         }
-        match worker.insist(|| worker.context.store.record(part)).await {
+        match worker.insist_on(part.len(), || worker.context.store.record(part)).await {
             Ok(changed) => recorded.extend(changed),
             Err(error) if part.len() == 1 => {
                 error!(error = %Chain(&error), node = %part[0].id, "cannot record an outcome");

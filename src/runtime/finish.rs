@@ -180,9 +180,10 @@ async fn store(worker: &Worker, embedded: Vec<(Text, Vec<f32>)>) {
         endings::fail(worker, failed, FailureKind::Transient, reason).await;
     }
     if !changed.is_empty() {
-        // The text changed meanwhile, or the row is gone: the next claim finds out which.
+        // The text changed meanwhile, the row is gone, held, or takes nothing without a word: a later
+        // claim finds out which.
         metrics::stale_vectors(changed.len());
-        worker.hand_back_without_rows(&changed).await;
+        endings::put_aside(worker, changed, NOT_STORED_PAUSE).await;
     }
 }
 
@@ -195,7 +196,7 @@ async fn write(worker: &Worker, rows: &[Vector]) -> (HashSet<Uuid>, HashSet<(Uui
         if part.is_empty() {
             continue;
         }
-        match worker.insist(|| complete(worker, part)).await {
+        match complete(worker, part).await {
             Ok(ids) => stored.extend(ids),
             Err(error) if part.len() == 1 => {
                 error!(error = %Chain(&error), node = %part[0].id, "cannot store a vector");
@@ -210,6 +211,8 @@ async fn write(worker: &Worker, rows: &[Vector]) -> (HashSet<Uuid>, HashSet<(Uui
     (stored, refused)
 }
 
+/// How long a job waits whose row took no vector.
+const NOT_STORED_PAUSE: Duration = Duration::from_millis(200);
 /// How long a row that another session holds is waited for.
 const HELD_PAUSE: Duration = Duration::from_millis(50);
 
@@ -217,12 +220,16 @@ const HELD_PAUSE: Duration = Duration::from_millis(50);
 /// session may just have held them.
 async fn complete(worker: &Worker, rows: &[Vector]) -> Result<Vec<Uuid>, StoreError> {
     let store = &worker.context.store;
-    let mut stored = store.complete(rows).await?;
+    let mut stored = worker.insist_on(rows.len(), || store.complete(rows)).await?;
     if stored.len() < rows.len() {
         tokio::time::sleep(HELD_PAUSE).await;
         let left: Vec<Vector> =
             rows.iter().filter(|row| !stored.contains(&row.id)).cloned().collect();
-        stored.extend(store.complete(&left).await?);
+        // What is refused now is told by the next claim; the others are stored.
+        match worker.insist_on(left.len(), || store.complete(&left)).await {
+            Ok(more) => stored.extend(more),
+            Err(error) => warn!(error = %Chain(&error), "rows that were held take no vector"),
+        }
     }
     Ok(stored)
 }

@@ -172,11 +172,13 @@ impl Runtime {
 }
 
 /// Does the work of a request in a task of its own: a client that hangs up must not stop it
-/// half-way.
+/// half-way. What the database refuses because it takes no writes at all is an outage.
 pub(super) async fn to_the_end<T: Send + 'static>(
+    store: &Store,
     work: impl Future<Output = Result<T, RuntimeError>> + Send + 'static,
 ) -> Result<T, RuntimeError> {
     match tokio::spawn(work).await {
+        Ok(Err(RuntimeError::Store(error))) => Err(store.blame(error).await.into()),
         Ok(outcome) => outcome,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),

@@ -29,7 +29,7 @@ impl Runtime {
             return Ok(Vec::new());
         }
         let parts = Arc::clone(&self.parts);
-        to_the_end(async move {
+        to_the_end(&self.parts.store, async move {
             match &parts.mode {
                 _ if !parts.auto_embed => only_store(&parts, nodes, on_refusal).await,
                 Mode::Inline(embedder) => embedder.ingest(&parts.store, nodes, on_refusal).await,
@@ -118,10 +118,7 @@ async fn enqueue_new(
     if !written.as_ref().is_ok_and(|refusals| kept(refusals) > 0) {
         cancel(queue, &reservation).await;
     }
-    let refusals = match written {
-        Ok(refusals) => refusals,
-        Err(error) => return Err(parts.store.blame(error).await.into()),
-    };
+    let refusals = written?;
     let accepted = kept(&refusals);
     let now = unix_now();
     let jobs: Vec<Result<Job, Refusal>> = nodes

@@ -10,6 +10,11 @@ pub trait Outage: std::error::Error + Send + Sized + 'static {
     /// Whether the same call may succeed later.
     fn is_outage(&self) -> bool;
 
+    /// Whether the same work may be done in smaller parts.
+    fn took_too_long(&self) -> bool {
+        false
+    }
+
     /// The same, or what it is the consequence of.
     fn blamed(self, _store: &Store) -> impl Future<Output = Self> + Send {
         std::future::ready(self)
@@ -19,6 +24,10 @@ pub trait Outage: std::error::Error + Send + Sized + 'static {
 impl Outage for StoreError {
     fn is_outage(&self) -> bool {
         self.is_unavailable()
+    }
+
+    fn took_too_long(&self) -> bool {
+        self.took_too_long()
     }
 
     async fn blamed(self, store: &Store) -> Self {

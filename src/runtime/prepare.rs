@@ -61,7 +61,8 @@ pub async fn look(worker: &Worker, wanted: usize) -> Look {
             tokio::time::sleep(pause).await;
             // A store that answers may still refuse its work, and a device has no ping: only work
             // that succeeds ends the pauses.
-            if !stores_answer(worker).await {
+            if let Err(reason) = stores_answer(worker).await {
+                warn!(reason, "not claiming");
                 worker.tell(ThrottlerMsg::Down);
                 return Look::default();
             }
@@ -115,10 +116,12 @@ pub async fn prepare(worker: &Worker, claimed: Vec<Claimed>) -> Prepared {
     Prepared { batches, known }
 }
 
-async fn stores_answer(worker: &Worker) -> bool {
-    let (queue, store) =
-        tokio::join!(worker.context.queue.ping(), worker.context.store.check_writable());
-    queue.is_ok() && store.is_ok()
+/// Whether both stores take writes; the error says which does not, and why.
+async fn stores_answer(worker: &Worker) -> Result<(), String> {
+    let context = &worker.context;
+    let (queue, store) = tokio::join!(context.queue.ping(), context.store.check_writable());
+    queue.map_err(|error| Chain(&error).to_string())?;
+    store.map_err(|error| error.for_operators())
 }
 
 async fn bury_undecodable(worker: &Worker, claimed: Vec<Claimed>) -> Vec<Held> {
@@ -158,7 +161,7 @@ async fn read_rows(worker: &Worker, jobs: Vec<Held>) -> (Vec<Held>, Vec<TextRow>
                 rows.extend(found);
                 read.extend(part);
             }
-            Err(error) if error.is_outage() => {
+            Err(error) if error.is_outage() && !(part.len() > 1 && error.took_too_long()) => {
                 warn!(error = %Chain(&error), "cannot load texts");
                 worker.tell(ThrottlerMsg::Down);
                 worker.hand_back(&part).await;

@@ -1,5 +1,6 @@
 //! Refresh and requeue without a queue: nodes are embedded before the answer is sent.
 
+use tracing::warn;
 use uuid::Uuid;
 
 use super::{
@@ -8,7 +9,7 @@ use super::{
 };
 use crate::{
     domain::NodeStatus,
-    store::{Candidate, Store, TextSource},
+    store::{Candidate, Store, StoreError, TextSource},
 };
 
 /// Embeds nodes that are there, some at a time, and answers how that ended. Those whose text was
@@ -23,12 +24,29 @@ pub(super) async fn embed_again(
     let mut ended = Ended::default();
     for some in nodes.chunks(embedder.batch_texts()) {
         let ids: Vec<Uuid> = some.iter().map(|node| node.id).collect();
-        let sources = store.sources(&ids).await?;
-        for (_, status) in embed_and_store(store, embedder, sources, anew).await? {
-            match status {
-                NodeStatus::Ready => ended.ready += 1,
-                NodeStatus::Skipped => ended.skipped += 1,
-                _ => ended.failed += 1,
+        let mut parts = vec![store.sources(&ids).await?];
+        while let Some(mut part) = parts.pop() {
+            let written = match embed_and_store(store, embedder, part.clone(), anew).await {
+                Ok(written) => written,
+                // The row that the database refuses is found, and harms no other.
+                Err(RuntimeError::Store(StoreError::Row(refusal))) if part.len() == 1 => {
+                    warn!(node = %part[0].0, %refusal, "a node was not embedded again");
+                    ended.failed += 1;
+                    continue;
+                }
+                Err(RuntimeError::Store(StoreError::Row(_))) => {
+                    let second = part.split_off(part.len() / 2);
+                    parts.extend([second, part]);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            for (_, status) in written {
+                match status {
+                    NodeStatus::Ready => ended.ready += 1,
+                    NodeStatus::Skipped => ended.skipped += 1,
+                    _ => ended.failed += 1,
+                }
             }
         }
     }

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     domain::{Action, Job, NodeStatus},
     queue::{DeadLetter, Enqueued, Lock, QueueError, Recount},
-    store::{Outcome, StoreError, Subject},
+    store::{Outcome, Store, StoreError, Subject},
     telemetry::{Chain, metrics},
 };
 
@@ -102,9 +102,10 @@ async fn reclaim_expired(context: &Context) -> Result<(), SweepError> {
         })
         .collect();
     // Rows first: until the scripts run, the jobs are still under their leases.
-    if !outcomes.is_empty()
-        && let Some(changed) = unless_refused(context.store.record(&outcomes).await)?
-    {
+    if !outcomes.is_empty() {
+        let store = &context.store;
+        let record = |part: Vec<Outcome>| async move { store.record(&part).await };
+        let changed: Vec<Uuid> = in_parts(outcomes, record).await?.into_iter().flatten().collect();
         // A row that has another text by now has nothing to do with those losses.
         let is_moot = |(_, job): &mut Held| !changed.contains(&job.node_id);
         again.extend(poison.extract_if(.., is_moot).map(|(lease, mut job)| {
@@ -113,9 +114,7 @@ async fn reclaim_expired(context: &Context) -> Result<(), SweepError> {
         }));
     }
     let nodes: Vec<Uuid> = again.iter().map(|(_, job)| job.node_id).collect();
-    if !nodes.is_empty() {
-        unless_refused(context.store.return_to_queue(&nodes).await)?;
-    }
+    return_to_queue(&context.store, nodes).await?;
     let buried = |(lease, job): &Held| DeadLetter::of_job(lease.clone(), job, &reason, unix_now());
     letters.extend(poison.iter().map(buried));
     let reclaimed = context.queue.reclaim(&again).await?;
@@ -127,15 +126,35 @@ async fn reclaim_expired(context: &Context) -> Result<(), SweepError> {
     Ok(())
 }
 
-/// A row that the database refuses to change must not keep the jobs of others from coming back.
-fn unless_refused<T>(answer: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
-    match answer {
-        Err(error) if !error.is_outage() => {
-            error!(error = %Chain(&error), "cannot change rows of jobs whose worker was lost");
-            Ok(None)
+/// Changes rows, in halves of halves where the database refuses some: one that it refuses must not
+/// keep the jobs of others from coming back.
+async fn in_parts<T: Clone, R, F: Future<Output = Result<R, StoreError>>>(
+    all: Vec<T>,
+    change: impl Fn(Vec<T>) -> F,
+) -> Result<Vec<R>, StoreError> {
+    let (mut parts, mut answers) = (vec![all], Vec::new());
+    while let Some(mut part) = parts.pop() {
+        if part.is_empty() {
+            continue;
         }
-        answer => answer.map(Some),
+        match change(part.clone()).await {
+            Ok(answer) => answers.push(answer),
+            Err(error) if error.is_outage() => return Err(error),
+            Err(error) if part.len() == 1 => {
+                error!(error = %Chain(&error), "cannot change a row of a job that was lost");
+            }
+            Err(_) => {
+                let second = part.split_off(part.len() / 2);
+                parts.extend([second, part]);
+            }
+        }
     }
+    Ok(answers)
+}
+
+async fn return_to_queue(store: &Store, nodes: Vec<Uuid>) -> Result<(), StoreError> {
+    let change = |part: Vec<Uuid>| async move { store.return_to_queue(&part).await };
+    in_parts(nodes, change).await.map(drop)
 }
 
 /// One sweep, unless another process is at it.
@@ -190,8 +209,12 @@ async fn recount(context: &Context) -> Result<(), SweepError> {
 
 /// Enqueues rows that wait for a job that does not exist.
 async fn enqueue_lost(context: &Context) -> Result<(), SweepError> {
-    let overwritten = context.store.reopen_overwritten().await?;
-    metrics::repairs("overwritten", overwritten);
+    match context.store.reopen_overwritten().await {
+        Ok(overwritten) => metrics::repairs("overwritten", overwritten),
+        Err(error) if error.is_outage() => return Err(error.into()),
+        // A row that the database refuses must not keep others from their jobs.
+        Err(error) => error!(error = %Chain(&error), "cannot reopen rows"),
+    }
     // A younger row may still be on its way into the queue.
     let settled = (context.config.sweep_interval / 3).as_secs_f64();
     let mut after = None;
@@ -220,7 +243,7 @@ async fn enqueue_lost(context: &Context) -> Result<(), SweepError> {
             continue;
         }
         let ids: Vec<Uuid> = jobs.iter().map(|job| job.node_id).collect();
-        context.store.return_to_queue(&ids).await?;
+        return_to_queue(&context.store, ids).await?;
         let answers = context.queue.enqueue(&jobs, None).await?;
         let enqueued = answers.iter().filter(|answer| **answer == Enqueued::New).count() as u64;
         metrics::repairs("lost_job", enqueued);

@@ -39,6 +39,27 @@ impl Worker {
         let _ = self.throttler.cast(message);
     }
 
+    /// The same for work on `parts` things at once, which may be too many: a statement that took too
+    /// long is an error then.
+    ///
+    /// # Errors
+    /// As [`Self::insist`], and that it took too long.
+    pub async fn insist_on<T, E: Outage, F: Future<Output = Result<T, E>>>(
+        &self,
+        parts: usize,
+        mut call: impl FnMut() -> F,
+    ) -> Result<T, E> {
+        match call().await {
+            Err(error) if parts > 1 && error.took_too_long() => Err(error),
+            Err(error) if error.is_outage() => self.insist(call).await,
+            Err(error) => match error.blamed(&self.context.store).await {
+                error if error.is_outage() => self.insist(call).await,
+                error => Err(error),
+            },
+            answer => answer,
+        }
+    }
+
     /// Calls until the store answers, so that work already done is not done again. A database that
     /// takes no writes at all counts as one that does not answer, whatever it says.
     ///

@@ -28,7 +28,26 @@ pub struct PolicyRow {
     pub last_refreshed: Option<DateTime<Utc>>,
 }
 
+/// Characters of what a policy says that are read; more is no policy.
+const POLICY_CHARS: usize = 200;
+
 impl Store {
+    /// The two fields of a policy that say when, as JSON.
+    fn policy(&self) -> String {
+        match self.dialect() {
+            Dialect::Postgres => format!(
+                "jsonb_build_object( \
+                   'interval', left(refresh_policy->>'interval', {POLICY_CHARS}), \
+                   'cron', left(refresh_policy->>'cron', {POLICY_CHARS}))::text"
+            ),
+            Dialect::Sqlite => format!(
+                "CASE WHEN json_valid(refresh_policy) THEN json_object( \
+                   'interval', substr(refresh_policy->>'$.interval', 1, {POLICY_CHARS}), \
+                   'cron', substr(refresh_policy->>'$.cron', 1, {POLICY_CHARS})) END"
+            ),
+        }
+    }
+
     /// Nodes of the scope that have a policy and do not wait for a vector already, in the order of
     /// their ids, from behind `after`. Fewer than `limit` are the last.
     pub async fn nodes_with_policy(
@@ -49,13 +68,9 @@ impl Store {
         });
         let mut wanted = Entity::find()
             .select_only()
-            .columns([
-                Column::Id,
-                Column::TenantId,
-                Column::EmbeddingStatus,
-                Column::RefreshPolicy,
-                Column::LastRefreshed,
-            ])
+            .columns([Column::Id, Column::TenantId, Column::EmbeddingStatus, Column::LastRefreshed])
+            // What else a policy holds may be long.
+            .expr_as(Expr::cust(self.policy()), "policy")
             .expr_as(has_current_embedding(), "has_current_embedding")
             .expr_as(Expr::cust(self.dialect().changed()), "changed")
             .filter(in_scope(scope))
@@ -76,7 +91,7 @@ struct Row {
     id: Uuid,
     tenant_id: Option<String>,
     embedding_status: String,
-    refresh_policy: Option<Value>,
+    policy: Option<String>,
     last_refreshed: Option<DateTime<Utc>>,
     has_current_embedding: bool,
     changed: Option<String>,
@@ -86,7 +101,10 @@ impl From<Row> for PolicyRow {
     fn from(row: Row) -> Self {
         Self {
             id: row.id,
-            policy: row.refresh_policy.unwrap_or_default(),
+            policy: row
+                .policy
+                .and_then(|policy| serde_json::from_str(&policy).ok())
+                .unwrap_or_default(),
             last_refreshed: row.last_refreshed,
             candidate: tenant_of(row.tenant_id).map(|tenant_id| Candidate {
                 id: row.id,

@@ -11,6 +11,12 @@ impl StoreError {
         matches!(self, Self::Unavailable(_))
     }
 
+    /// Whether the server gave the statement up because it took too long: less at once may do.
+    pub fn took_too_long(&self) -> bool {
+        let Self::Unavailable(error) = self else { return false };
+        database_error(error).and_then(|error| error.code()).is_some_and(|code| code == "57014")
+    }
+
     /// What is wrong and what to do, in one line, for those who start the program.
     pub fn for_operators(&self) -> String {
         match self {

@@ -1,6 +1,11 @@
 //! What the program needs to know of the database that it found: which one it is, and which tables
 //! of an ActiveKG installation want a row with each vector.
 
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicBool, Ordering},
+};
+
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
 use sha2::{Digest, Sha256};
 use tracing::warn;
@@ -14,11 +19,21 @@ use super::{
 #[derive(Debug, Default)]
 pub(super) struct Facts {
     /// Identifies the database, if the server says it.
-    pub(super) identity: Option<String>,
+    identity: OnceLock<Option<String>>,
     /// Whether `embedding_history` keeps what becomes of vectors.
-    pub(super) has_history: bool,
+    has_history: AtomicBool,
     /// Whether `events` tells of vectors that moved.
-    pub(super) has_events: bool,
+    has_events: AtomicBool,
+}
+
+impl Facts {
+    pub(super) fn has_history(&self) -> bool {
+        self.has_history.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn has_events(&self) -> bool {
+        self.has_events.load(Ordering::Relaxed)
+    }
 }
 
 /// The same on all servers of a cluster, and another after a dump was restored elsewhere.
@@ -38,22 +53,25 @@ const EVENTS: (&str, &[&str]) =
 impl Store {
     /// Identifies this database; `None` before [`Store::migrate`], or if the server does not say.
     pub fn identity(&self) -> Option<&str> {
-        self.facts.get()?.identity.as_deref()
+        self.facts.identity.get()?.as_deref()
     }
 
-    /// Finds out. A second call changes nothing.
     pub(super) async fn look_around(&self) -> Result<(), StoreError> {
-        let facts = match self.dialect() {
-            Dialect::Sqlite => Facts { identity: self.identify().await?, ..Facts::default() },
-            Dialect::Postgres => Facts {
-                identity: self.identify().await?,
-                has_history: self.may_fill(HISTORY).await?,
-                has_events: self.may_fill(EVENTS).await?,
-            },
-        };
+        let identity = self.identify().await?;
         // Another caller found the same.
-        let _ = self.facts.set(facts);
-        Ok(())
+        let _ = self.facts.identity.set(identity);
+        self.look_beside().await.map(drop)
+    }
+
+    /// Finds out which tables beside `nodes` are written; answers whether that has changed.
+    pub(super) async fn look_beside(&self) -> Result<bool, StoreError> {
+        if matches!(self.dialect(), Dialect::Sqlite) {
+            return Ok(false);
+        }
+        let (history, events) = (self.may_fill(HISTORY).await?, self.may_fill(EVENTS).await?);
+        let had_history = self.facts.has_history.swap(history, Ordering::Relaxed);
+        let had_events = self.facts.has_events.swap(events, Ordering::Relaxed);
+        Ok((had_history, had_events) != (history, events))
     }
 
     async fn identify(&self) -> Result<Option<String>, StoreError> {

@@ -7,7 +7,8 @@ use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, Statement, Transa
 use tracing::{info, warn};
 
 use super::{
-    Store, StoreError, blockers, database::write_options, dialect::Dialect, error::is_lock_timeout,
+    Store, StoreError, Transaction, blockers, database::write_options, dialect::Dialect,
+    error::is_lock_timeout,
 };
 
 /// Key of the advisory lock under which one process at a time migrates.
@@ -46,12 +47,9 @@ impl Store {
 
     async fn migrate_postgres(&self) -> Result<(), StoreError> {
         // Held by a transaction of its own, which looks at nothing that others wait for.
-        let (turns, settings) = self.writer.for_migration().await?;
-        let settings = settings.unwrap_or_default();
         let mut said = Said::default();
         let turn = loop {
-            let turn = turns.begin().await?;
-            turn.execute_unprepared(&settings).await?;
+            let turn = self.begin_write().await?;
             // While an index is built, this is all that it does.
             turn.execute_unprepared("SET LOCAL idle_in_transaction_session_timeout = 0").await?;
             if is_our_turn(&turn).await? {
@@ -61,18 +59,19 @@ impl Store {
             said.once("waiting for another process that migrates the database");
             tokio::time::sleep(TURN_PAUSE).await;
         };
-        self.change_tables(&settings).await?;
+        self.change_tables().await?;
         self.build_indexes().await?;
         Ok(turn.commit().await?)
     }
 
     /// Tables and columns; and indexes, where there is nothing in them yet.
-    async fn change_tables(&self, settings: &str) -> Result<(), StoreError> {
-        let (connection, _) = self.writer.for_migration().await?;
+    async fn change_tables(&self) -> Result<(), StoreError> {
         let mut said = Said::default();
         loop {
+            // Another one for each try: behind a pooler it knows statements that are gone by then.
+            let (connection, settings) = self.writer.for_migration().await?;
             let transaction = connection.begin().await?;
-            transaction.execute_unprepared(settings).await?;
+            transaction.execute_unprepared(&settings.unwrap_or_default()).await?;
             let limit = format!("SET LOCAL lock_timeout = '{}ms'", LOCK_TIMEOUT.as_millis());
             transaction.execute_unprepared(&limit).await?;
             match self.change_tables_in(&transaction).await {
@@ -171,7 +170,7 @@ impl Said {
     }
 }
 
-async fn is_our_turn(transaction: &DatabaseTransaction) -> Result<bool, StoreError> {
+async fn is_our_turn(transaction: &Transaction) -> Result<bool, StoreError> {
     let sql = format!("SELECT pg_try_advisory_xact_lock({MIGRATION_LOCK}) AS is_ours");
     let statement = Statement::from_string(DbBackend::Postgres, sql);
     let row = transaction.query_one_raw(statement).await?;

@@ -41,7 +41,7 @@ pub use refusal::{Refusal, Refusals};
 pub use source::TextRule;
 pub use types::*;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use database::{Database, Transaction};
 use facts::Facts;
@@ -59,7 +59,7 @@ pub struct Store {
     /// How texts are made of rows.
     rule: TextRule,
     /// Empty until [`Store::migrate`].
-    facts: Arc<OnceLock<Facts>>,
+    facts: Arc<Facts>,
 }
 
 impl Store {

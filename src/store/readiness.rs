@@ -13,11 +13,26 @@ impl Store {
     pub async fn blame(&self, error: StoreError) -> StoreError {
         match error {
             StoreError::Refused(_) | StoreError::Row(_) => match self.check_writable().await {
-                Err(StoreError::Setup(why)) => not_writable(&why),
+                Ok(()) => error,
                 Err(cause) if cause.is_unavailable() => cause,
-                _ => error,
+                Err(cause) => not_writable(&cause.for_operators()),
             },
             other => other,
+        }
+    }
+
+    /// Whether the role has what it needs: its rights on the table, and sight of all rows.
+    ///
+    /// # Errors
+    /// [`StoreError::Setup`] says what to grant.
+    pub async fn check_rights(&self) -> Result<(), StoreError> {
+        self.check_sees_all_rows().await?;
+        match &self.writer {
+            Database::Postgres(postgres) => match lacking(postgres).await? {
+                Some(why) => Err(StoreError::Setup(why)),
+                None => Ok(()),
+            },
+            Database::Sqlite(_) => Ok(()),
         }
     }
 
@@ -29,7 +44,9 @@ impl Store {
     pub async fn check_writable(&self) -> Result<(), StoreError> {
         match &self.writer {
             Database::Postgres(postgres) => {
-                check_postgres(postgres).await?;
+                if let Some(why) = lacking(postgres).await? {
+                    return Err(not_writable(&why));
+                }
                 self.check_sees_all_rows().await
             }
             Database::Sqlite(_) => self.check_sqlite().await,
@@ -45,24 +62,29 @@ impl Store {
     }
 }
 
-async fn check_postgres(postgres: &Postgres) -> Result<(), StoreError> {
+/// What the role lacks on the table, or that this is missing.
+async fn lacking(postgres: &Postgres) -> Result<Option<String>, StoreError> {
     let rights = PRIVILEGES.map(|right| {
         format!("has_table_privilege(to_regclass('nodes'), '{right}') AS \"{right}\"")
     });
-    let sql = format!("SELECT to_regclass('nodes') IS NOT NULL AS is_there, {}", rights.join(", "));
+    let sql = format!(
+        "SELECT to_regclass('nodes') IS NOT NULL AS is_there, current_user::text AS who, {}",
+        rights.join(", ")
+    );
     let row = postgres.ask(&sql).await?;
     let row = row.ok_or_else(|| DbErr::RecordNotFound("the state of the database".to_owned()))?;
     if !row.try_get::<bool>("", "is_there")? {
-        return Err(not_writable("the table nodes is missing: run `vecmill migrate`"));
+        return Ok(Some("the table nodes is missing: run `vecmill migrate`".to_owned()));
     }
     for right in PRIVILEGES {
         if row.try_get::<Option<bool>>("", right)? != Some(true) {
-            return Err(not_writable(&format!(
-                "the role lacks the right {right} on table nodes: GRANT it"
+            let who: String = row.try_get("", "who")?;
+            return Ok(Some(format!(
+                "the role lacks the right {right} on table nodes: GRANT {right} ON nodes TO {who}"
             )));
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 fn not_writable(why: &str) -> StoreError {

@@ -128,12 +128,17 @@ impl Store {
         loop {
             let transaction = self.begin_write().await?;
             let ids: Vec<Uuid> = wanted.clone().into_tuple().all(&transaction).await?;
-            if !ids.is_empty() {
-                update.clone().filter(self.dialect().id_in(&ids)).exec(&transaction).await?;
-            }
+            let step = match ids.is_empty() {
+                true => 0,
+                false => {
+                    let step = update.clone().filter(self.dialect().id_in(&ids));
+                    step.exec(&transaction).await?.rows_affected
+                }
+            };
             transaction.commit().await?;
-            updated += ids.len() as u64;
-            if (ids.len() as u64) < STEP {
+            updated += step;
+            // A trigger may keep rows as they are, which are wanted again then.
+            if step < STEP {
                 return Ok(updated);
             }
         }

@@ -23,7 +23,13 @@ impl Store {
     pub async fn complete(&self, vectors: &[Vector]) -> Result<Vec<Uuid>, StoreError> {
         let vectors: Vec<&Vector> = vectors.iter().collect();
         match self.dialect() {
-            Dialect::Postgres => complete(self, &self.writer, &vectors).await,
+            Dialect::Postgres => match complete(self, &self.writer, &vectors).await {
+                // A table beside may be gone, or closed to us: no vector is to blame for that.
+                Err(StoreError::Refused(_)) if self.look_beside().await? => {
+                    complete(self, &self.writer, &vectors).await
+                }
+                answer => answer,
+            },
             Dialect::Sqlite => {
                 let transaction = self.begin_write().await?;
                 let stored = complete(self, &transaction, &vectors).await?;
@@ -161,25 +167,24 @@ async fn complete_postgres(
 /// What the tables of an ActiveKG installation get with each vector: a row of its history, and an
 /// event when the vector has moved further than the node's policy lets it.
 fn beside(store: &Store) -> String {
-    let facts = store.facts.get();
     let mut sql = String::new();
-    if facts.is_some_and(|facts| facts.has_history) {
+    if store.facts.has_history() {
         sql.push_str(
             ", history AS ( \
                INSERT INTO embedding_history (node_id, drift_score, embedding_ref) \
                SELECT id, drift_score, payload_ref FROM stored ON CONFLICT DO NOTHING)",
         );
     }
-    if facts.is_some_and(|facts| facts.has_events) {
+    if store.facts.has_events() {
         sql.push_str(
             ", moved AS ( \
                INSERT INTO events (node_id, type, payload, tenant_id, actor_id, actor_type) \
                SELECT id, 'refreshed', jsonb_build_object('drift_score', drift_score, \
                         'last_refreshed', now(), 'auto_embed', true), \
                       tenant_id, 'embedding_worker', 'system' \
-               FROM stored WHERE drift_score > CASE \
+               FROM stored WHERE drift_score::numeric > CASE \
                  WHEN jsonb_typeof(refresh_policy->'drift_threshold') = 'number' \
-                 THEN (refresh_policy->>'drift_threshold')::double precision ELSE 0.1 END)",
+                 THEN (refresh_policy->>'drift_threshold')::numeric ELSE 0.1 END)",
         );
     }
     sql

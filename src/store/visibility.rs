@@ -37,9 +37,6 @@ fn sight(table: &str) -> String {
     )
 }
 
-/// The role that sees all rows in an ActiveKG installation.
-const ADMIN: &str = "admin_role";
-
 /// Switches row-level security on, with policies like those of ActiveKG if there are none yet.
 const ENABLE: &str = "\
 DO $$ BEGIN \
@@ -85,11 +82,12 @@ impl Store {
     }
 
     /// Switches row-level security on for `nodes`: a role sees the rows of the tenant that its
-    /// session sets as `app.current_tenant_id`, and members of the answered role see all.
+    /// session sets as `app.current_tenant_id`, and members of the answered role see all. Policies
+    /// that are there stay as they are; `None` if no role sees all by them.
     ///
     /// # Errors
     /// The role may not, or the database knows no such thing.
-    pub async fn enable_row_level_security(&self) -> Result<&'static str, StoreError> {
+    pub async fn enable_row_level_security(&self) -> Result<Option<String>, StoreError> {
         if matches!(self.dialect(), Dialect::Sqlite) {
             return Err(StoreError::Setup(
                 "SQLite has no row-level security: use --rls with Postgres only".to_owned(),
@@ -100,6 +98,8 @@ impl Store {
         transaction.execute_unprepared("SET LOCAL lock_timeout = '5s'").await?;
         transaction.execute_unprepared(ENABLE).await?;
         transaction.commit().await?;
-        Ok(ADMIN)
+        let statement = Statement::from_string(DbBackend::Postgres, sight("nodes"));
+        let row = self.writer.query_one_raw(statement).await?;
+        Ok(row.map(|row| row.try_get("", "admin")).transpose()?.flatten())
     }
 }

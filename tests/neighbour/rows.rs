@@ -177,6 +177,64 @@ async fn history_and_events_are_written_with_the_vector() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_table_beside_that_is_gone_is_no_fault_of_a_vector() {
+    let site = Site::new().await;
+    let app = site.serve().await;
+    for statement in ["SELECT 1", "DROP TABLE events", "ALTER TABLE embedding_history RENAME TO h"]
+    {
+        site.sql(statement).await;
+        app.ingest("acme", &[statement.to_owned()]).await;
+        let counts = app.settled(DEADLINE).await;
+        assert_eq!(counts["failed"], 0, "{statement}: {counts}");
+    }
+    assert_eq!(app.count("ready").await, 3);
+    assert_eq!(site.find("SELECT 1 FROM h").await.len(), 2);
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_queue_a_row_that_takes_no_vector_fails_alone() {
+    let site = Site::new().await;
+    let settings = [("EMBEDDING_ASYNC", "false")];
+    let app = site.start(vecmill::app::Role::Serve, &site.dsn, &settings).await.unwrap();
+    let nodes: Vec<Value> =
+        ["a", "bad", "b", "c"].iter().map(|t| node(json!({"text": t}))).collect();
+    let (_, answer) = app.post("/nodes/batch", &json!({"nodes": nodes})).await;
+    assert_eq!(answer["created"], 4, "{answer}");
+    site.sql(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+           IF NEW.props->>'text' = 'bad' THEN RAISE EXCEPTION 'not this one'; END IF; \
+           RETURN NEW; END $$; \
+         CREATE TRIGGER refuse BEFORE UPDATE ON nodes FOR EACH ROW EXECUTE FUNCTION refuse()",
+    )
+    .await;
+    let order = json!({"status": "all", "backfill_ready": false});
+    let (status, answer) = app.post("/admin/embedding/requeue", &order).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+    assert_eq!((&answer["ended"]["ready"], &answer["ended"]["failed"]), (&json!(3), &json!(1)));
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_takes_the_database_too_long_is_done_in_parts() {
+    let site = Site::new().await;
+    let api = site.start(vecmill::app::Role::Api, &site.dsn, &[]).await.unwrap();
+    let texts: Vec<String> = (0..64).map(|i| format!("text {i}")).collect();
+    api.ingest("acme", &texts).await;
+    // All rows of a claim together take more than a statement is given.
+    site.sql(
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+           PERFORM pg_sleep(0.2); RETURN NEW; END $$; \
+         CREATE TRIGGER slow BEFORE UPDATE ON nodes FOR EACH ROW EXECUTE FUNCTION slow()",
+    )
+    .await;
+    let worker = site.start(vecmill::app::Role::Worker, &site.dsn, &[]).await.unwrap();
+    assert_eq!(api.settled(DEADLINE * 6).await["ready"], 64);
+    worker.stop().await;
+    api.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_policy_says_how_far_a_vector_may_move() {
     let site = Site::new().await;
     let app = site.serve().await;

@@ -5,11 +5,10 @@ use std::{
     os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink},
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
 };
 
 use super::{DEADLINE, all_ready, ingest};
-use crate::common::{Program, TestApp, wait_until};
+use crate::common::{Program, TestApp};
 
 /// A user that the tests do not run as.
 const STRANGER: u32 = 65_534;
