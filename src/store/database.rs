@@ -57,6 +57,14 @@ impl Database {
 }
 
 impl Database {
+    /// See [`Postgres::query_anew`].
+    pub(super) async fn query_anew(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
+        match self {
+            Self::Postgres(postgres) => postgres.query_anew(&statement).await,
+            Self::Sqlite(_) => self.query_all_raw(statement).await,
+        }
+    }
+
     /// Whether somebody stands between us and the server, who gives it to others in between.
     pub(super) async fn is_pooled(&self) -> Result<bool, DbErr> {
         match self {

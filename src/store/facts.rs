@@ -24,9 +24,16 @@ pub(super) struct Facts {
     has_history: AtomicBool,
     /// Whether `events` tells of vectors that moved.
     has_events: AtomicBool,
+    /// Whether rows were hidden from us when that was last looked at.
+    is_hidden: AtomicBool,
 }
 
 impl Facts {
+    /// Notes whether rows are hidden from us now; answers whether they were before.
+    pub(super) fn note_hidden(&self, is_hidden: bool) -> bool {
+        self.is_hidden.swap(is_hidden, Ordering::Relaxed)
+    }
+
     pub(super) fn has_history(&self) -> bool {
         self.has_history.load(Ordering::Relaxed)
     }

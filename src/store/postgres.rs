@@ -122,15 +122,32 @@ impl Postgres {
         Ok(answer.rows.into_iter().next().map(QueryResult::from))
     }
 
+    /// Makes all connections anew. What was planned on them keeps the rights that the role had then:
+    /// the server does not tell plans of row-level security that a role was granted or revoked.
+    pub(super) fn renew(&self) {
+        let generation = self.pool.manager().generation.load(Ordering::Acquire);
+        self.pool.manager().end_generation(generation);
+        self.pool.retain(|session, _| session.generation > generation);
+    }
+
+    /// The rows of a statement that is planned for this once, with the rights of now.
+    pub(super) async fn query_anew(
+        &self,
+        statement: &Statement,
+    ) -> Result<Vec<QueryResult>, DbErr> {
+        Ok(rows_of(self.run(statement, true, query_error).await?))
+    }
+
     /// Runs one statement; `to_error` says what it was for.
     async fn run(
         &self,
         statement: &Statement,
+        anew: bool,
         to_error: fn(sqlx::Error) -> DbErr,
     ) -> Result<Answer, DbErr> {
         let run_once = || async {
             let mut held = self.acquire().await?;
-            let outcome = held.session().run(statement).await;
+            let outcome = held.session().run(statement, anew).await;
             held.settle(outcome).map_err(to_error)
         };
         repeat_on_conflict(run_once, is_conflict).await
@@ -302,7 +319,7 @@ impl ConnectionTrait for Postgres {
     }
 
     async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
-        Ok(self.run(&statement, exec_error).await?.result.into())
+        Ok(self.run(&statement, false, exec_error).await?.result.into())
     }
 
     async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
@@ -316,6 +333,6 @@ impl ConnectionTrait for Postgres {
     }
 
     async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
-        Ok(rows_of(self.run(&statement, query_error).await?))
+        Ok(rows_of(self.run(&statement, false, query_error).await?))
     }
 }

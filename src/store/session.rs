@@ -185,10 +185,15 @@ impl Session {
         })
     }
 
-    /// Runs one statement for itself.
-    pub(super) async fn run(&mut self, statement: &Statement) -> Result<Answer, sqlx::Error> {
+    /// Runs one statement for itself; `anew` if it must be planned for this once, whatever was
+    /// planned before.
+    pub(super) async fn run(
+        &mut self,
+        statement: &Statement,
+        anew: bool,
+    ) -> Result<Answer, sqlx::Error> {
         if !self.is_shared {
-            return self.run_here(statement).await;
+            return self.run_as(statement, !anew).await;
         }
         self.begin().await?;
         match self.run_here(statement).await {
@@ -205,9 +210,17 @@ impl Session {
 
     /// Runs one statement, which may be part of a transaction.
     pub(super) async fn run_here(&mut self, statement: &Statement) -> Result<Answer, sqlx::Error> {
+        self.run_as(statement, !self.is_shared).await
+    }
+
+    async fn run_as(
+        &mut self,
+        statement: &Statement,
+        is_kept: bool,
+    ) -> Result<Answer, sqlx::Error> {
         let values = statement.values.clone().unwrap_or(Values(Vec::<Value>::new()));
         let query = sqlx::query_with(AssertSqlSafe(statement.sql.as_str()), SqlxValues(values))
-            .persistent(!self.is_shared);
+            .persistent(is_kept);
         self.exchange(query).await
     }
 

@@ -54,7 +54,8 @@ impl Store {
                ON nodes.id = v.id AND coalesce(nodes.tenant_id, $2) = v.tenant_id",
             rows = self.dialect().rows(&JOB_ROW),
         );
-        let rows = self.writer.query_all_raw(self.jobs_statement(sql, jobs)).await?;
+        // With the rights of now: what it does not find must be gone.
+        let rows = self.writer.query_anew(self.jobs_statement(sql, jobs)).await?;
         Ok(rows.iter().map(|row| row.try_get("", "id")).collect::<Result<_, _>>()?)
     }
 
