@@ -51,7 +51,7 @@ pub fn fields(props: &Map<String, Value>, classes: &[String]) -> Option<Map<Stri
     let has_prefix = classes.iter().any(|class| CLASSES.contains(&class.as_str()))
         || PROPERTIES.iter().any(|name| props.contains_key(*name));
     let of_prefix = |name: &&str| props.get(*name).map(|value| ((*name).to_owned(), value.clone()));
-    has_prefix.then(|| FIELDS.iter().filter_map(|(name, ..)| of_prefix(&name)).collect())
+    has_prefix.then(|| FIELDS.iter().filter_map(|(name, ..)| of_prefix(name)).collect())
 }
 
 /// The text with the prefix that these properties make.

@@ -107,7 +107,8 @@ impl Store {
     ) -> Result<Refusals, StoreError> {
         let mut refusals: Refusals = vec![None; rows.len()];
         let transaction = self.begin_write().await?;
-        let mut parts: Vec<Range<usize>> = vec![0..rows.len()];
+        let mut parts: Vec<Range<usize>> = Vec::new();
+        parts.push(0..rows.len());
         while let Some(part) = parts.pop() {
             let savepoint = transaction.savepoint().await?;
             match T::write(&rows[part.clone()], self, &savepoint, birth).await {
