@@ -20,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, BufReader};
 use super::{
     errors::Problem,
     fields::{Fields, Invalid},
+    json::Unambiguous,
     limits::{BODY_TIMEOUT, HttpConfig},
 };
 
@@ -264,7 +265,8 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// Parses the bytes of a body. The parser bounds the depth, so that no input overflows a stack.
 fn parse(bytes: &[u8]) -> Result<Value, Problem> {
     let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
-    serde_json::from_slice(bytes).map_err(|error| {
+    let body: Result<Unambiguous, _> = serde_json::from_slice(bytes);
+    body.map(|body| body.0).map_err(|error| {
         Problem::new(StatusCode::BAD_REQUEST, format!("the body is not JSON: {error}"))
     })
 }

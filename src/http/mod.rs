@@ -10,6 +10,7 @@ mod debug;
 mod errors;
 mod fields;
 mod health;
+mod json;
 mod limits;
 mod names;
 mod nodes;
