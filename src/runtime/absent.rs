@@ -84,6 +84,9 @@ async fn explain(worker: &Worker, absent: Vec<Held>, found: bool) {
         worker.context.sight.found();
         endings::put_aside(worker, held, LOCKED_PAUSE).await;
     }
+    if gone.is_empty() {
+        return;
+    }
     if let Err(error) = worker.context.store.check_sees_all_rows().await {
         return hold_back(worker, &gone, &Doubt::Store(error)).await;
     }
