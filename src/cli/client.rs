@@ -7,6 +7,7 @@ use reqwest::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
+use url::Position;
 use uuid::Uuid;
 
 /// Without a queue the server embeds a whole batch before it answers.
@@ -19,7 +20,7 @@ const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The address is none.
-    #[error("{0:?} is no address of a server; use one like http://127.0.0.1:8000")]
+    #[error("{0} is no address of a server; use one like http://127.0.0.1:8000")]
     Address(String),
     /// No answer came.
     #[error("there is no answer from the server at {url}; check that it runs, and --url")]
@@ -183,11 +184,12 @@ pub struct Client {
 impl Client {
     /// A client of the server at `url`; nothing is sent yet.
     pub fn new(url: &str) -> Result<Self, ClientError> {
-        let invalid = || ClientError::Address(url.to_owned());
-        let mut base = Url::parse(url).map_err(|_| invalid())?;
-        if !matches!(base.scheme(), "http" | "https") || base.host_str().is_none() {
-            return Err(invalid());
-        }
+        // What cannot be taken apart may hold a password.
+        let shown = if url.contains('@') { "--url".to_owned() } else { format!("{url:?}") };
+        let base = Url::parse(url)
+            .ok()
+            .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+        let mut base = base.ok_or(ClientError::Address(shown))?;
         if !base.path().ends_with('/') {
             base.set_path(&format!("{}/", base.path()));
         }
@@ -199,7 +201,7 @@ impl Client {
         }
         let http = http
             .build()
-            .map_err(|source| ClientError::Unreachable { url: base.to_string(), source })?;
+            .map_err(|source| ClientError::Unreachable { url: in_messages(&base), source })?;
         Ok(Self { http, base })
     }
 
@@ -235,7 +237,7 @@ impl Client {
     }
 
     async fn send<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, ClientError> {
-        let url = self.base.to_string();
+        let url = in_messages(&self.base);
         let response = match request.send().await {
             Ok(response) => response,
             Err(source) => {
@@ -250,6 +252,11 @@ impl Client {
             .await
             .map_err(|source| ClientError::Answer { url, source: source.without_url() })
     }
+}
+
+/// An address without the password that a proxy in front of the server may ask for.
+fn in_messages(url: &Url) -> String {
+    url[..Position::BeforeUsername].to_owned() + &url[Position::BeforeHost..Position::AfterPath]
 }
 
 /// What an answer that is no success says.
@@ -283,5 +290,14 @@ mod tests {
         for bad in ["", "host:8000", "ftp://host", "/nodes"] {
             assert!(matches!(Client::new(bad), Err(ClientError::Address(_))), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_password_in_an_address_is_never_shown() {
+        let shown = |url| in_messages(&Url::parse(url).unwrap());
+        assert_eq!(shown("https://me:secret@host:1/a/?token=secret"), "https://host:1/a/");
+        assert_eq!(shown("http://host"), "http://host/");
+        let refused = Client::new("htp://me:secret@host").err().unwrap().to_string();
+        assert!(!refused.contains("secret"), "{refused}");
     }
 }

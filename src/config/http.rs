@@ -76,8 +76,10 @@ impl HttpOptions {
             return Err(ConfigError::new(variable, value, allowed));
         }
         let activekg = check!(self.vecmill_compat, name, &COMPAT) == "activekg";
+        let (bind, bind_variable) = self.bind(activekg)?;
         Ok(HttpConfig {
-            bind: self.bind(activekg)?,
+            bind,
+            bind_variable,
             allowed_hosts: check!(self.vecmill_allowed_hosts, host_names),
             insecure: check!(self.vecmill_insecure, boolean),
             activekg,
@@ -87,18 +89,20 @@ impl HttpOptions {
     }
 
     /// Shells set `HOST` to the name of the machine: it is read only where it was asked for.
-    fn bind(&self, activekg: bool) -> Result<SocketAddr, ConfigError> {
+    /// Answers also which variable says so.
+    fn bind(&self, activekg: bool) -> Result<(SocketAddr, &'static str), ConfigError> {
         if let Some(address) = &self.vecmill_bind {
-            return parse::address("VECMILL_BIND", address);
+            return Ok((parse::address("VECMILL_BIND", address)?, "VECMILL_BIND"));
         }
         let (host, port) = match activekg {
             true => (given(&self.host), given(&self.port)),
             false => (None, None),
         };
+        let variable = if host.is_some() { "HOST" } else { "VECMILL_BIND" };
         let host = host.map_or(Ok(DEFAULT_HOST), |host| parse::ip("HOST", host))?;
         let port =
             port.map_or(Ok(DEFAULT_PORT), |port| parse::integer("PORT", port, 0..=65_535))?;
-        Ok(SocketAddr::new(host, port as u16))
+        Ok((SocketAddr::new(host, port as u16), variable))
     }
 
     fn body_limit(&self) -> Result<usize, ConfigError> {
@@ -136,7 +140,7 @@ impl HttpConfig {
         }
         let allowed = "there is no authentication, and others could reach this address; use \
                        127.0.0.1, or set VECMILL_INSECURE=true if something else keeps them out";
-        Err(ConfigError::new("VECMILL_BIND", &self.bind.to_string(), allowed))
+        Err(ConfigError::new(self.bind_variable, &self.bind.to_string(), allowed))
     }
 
     /// Whether only programs of this machine reach it.
@@ -216,6 +220,9 @@ mod tests {
             let insecure = http(&[("VECMILL_BIND", bind), ("VECMILL_INSECURE", "true")]);
             assert_eq!(insecure.refuse_exposure(), Ok(()), "{bind}");
         }
+        let refused = http(&[("HOST", "0.0.0.0"), ("VECMILL_COMPAT", "activekg")]);
+        let refused = refused.refuse_exposure().unwrap_err().to_string();
+        assert!(refused.contains("HOST=") && !refused.contains("VECMILL_BIND"), "{refused}");
     }
 
     #[test]

@@ -73,6 +73,8 @@ pub struct QueueConfig {
 pub struct HttpConfig {
     /// Where it listens.
     pub bind: SocketAddr,
+    /// The variable that says so.
+    pub bind_variable: &'static str,
     /// Names, in lower case, by which it may be called besides its address and localhost.
     pub allowed_hosts: Vec<String>,
     /// Whether others may reach it although there is no authentication.

@@ -1,6 +1,6 @@
 //! Every way a request can fail, as status, `{"detail"}` and `Retry-After`.
 
-use std::{error::Error, marker::PhantomData, time::Duration};
+use std::{marker::PhantomData, time::Duration};
 
 use poem::{IntoResponse, Response, http::StatusCode, http::header::RETRY_AFTER};
 use poem_openapi::{
@@ -15,6 +15,7 @@ use crate::{
     queue::QueueError,
     runtime::RuntimeError,
     store::{Refusal, StoreError},
+    telemetry::Chain,
 };
 
 /// When a client should try again after a part of us was away, in seconds.
@@ -105,7 +106,7 @@ impl From<RuntimeError> for Problem {
             RuntimeError::Ambiguous => Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail),
             RuntimeError::Store(StoreError::Unavailable(_))
             | RuntimeError::Queue(QueueError::Unavailable(_)) => {
-                tracing::warn!(error = chain(&error), "a request met an outage");
+                tracing::warn!(error = %Chain(&error), "a request met an outage");
                 Self::unavailable(format!("{detail}; try again later"))
             }
             RuntimeError::Queue(QueueError::WrongType(_)) => {
@@ -118,27 +119,15 @@ impl From<RuntimeError> for Problem {
             }
             RuntimeError::Store(StoreError::Row(refusal)) => refusal.into(),
             RuntimeError::Queue(QueueError::Refused(_)) => {
-                tracing::error!(error = chain(&error), "Redis does not let this user work");
+                tracing::error!(error = %Chain(&error), "Redis does not let this user work");
                 Self::unavailable(format!("{detail}; see /readyz"))
             }
             RuntimeError::Store(_) | RuntimeError::Queue(_) => {
-                tracing::error!(error = chain(&error), "a request failed");
+                tracing::error!(error = %Chain(&error), "a request failed");
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error")
             }
         }
     }
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn Error) -> String {
-    let mut line = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        line.push_str(": ");
-        line.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    line
 }
 
 impl IntoResponse for Problem {
@@ -192,7 +181,7 @@ impl<F: Fails> ApiResponse for Failure<F> {
 /// What the OpenAPI document says of a failure.
 fn describe(status: u16) -> MetaResponse {
     let description = match status {
-        400 => "The body is not JSON.",
+        400 => "The request is malformed: it names no host, or its body is not JSON.",
         404 => "There is no such node, or the tenant named in the request does not own it.",
         408 => "The body did not arrive in time.",
         409 => "Another node has what must be unique.",

@@ -1,16 +1,19 @@
 //! What is answered while the process starts: that it lives, and what it waits for.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 
 use poem::{
     Endpoint, IntoResponse, Request, Response, Result,
     endpoint::{BoxEndpoint, EndpointExt},
     http::{Method, StatusCode},
 };
-use serde_json::json;
+use poem_openapi::types::ToJSON;
 use tokio::sync::watch;
 
-use super::errors::Problem;
+use super::{errors::Problem, reports::HealthAnswer};
 
 /// The API, once it is there.
 #[derive(Clone, Default)]
@@ -28,12 +31,13 @@ impl Routes {
 pub struct Gate {
     routes: Routes,
     awaited: watch::Receiver<String>,
+    since: Instant,
 }
 
 impl Gate {
     /// `awaited` says what the process waits for, and perhaps why.
     pub fn new(routes: Routes, awaited: watch::Receiver<String>) -> Self {
-        Self { routes, awaited }
+        Self { routes, awaited, since: Instant::now() }
     }
 
     fn answer(&self, request: &Request) -> Response {
@@ -42,7 +46,7 @@ impl Gate {
             return Response::builder()
                 .status(StatusCode::OK)
                 .content_type("application/json; charset=utf-8")
-                .body(json!({ "status": "ok" }).to_string());
+                .body(HealthAnswer::new(self.since.elapsed(), Vec::new()).to_json_string());
         }
         let awaited = self.awaited.borrow();
         Problem::unavailable(format!("not ready: starting; waiting for {}", *awaited))

@@ -3,12 +3,13 @@
 //! That a row is not found means that its node was deleted only where it would have been seen. A
 //! worker on the wrong database, or one that row-level security keeps rows from, finds nothing,
 //! and must not empty the queue. Our own jobs say which database their node is in. Those of other
-//! producers do not: a few of them may be about nodes that are gone, but where rows are missing in
-//! bulk, the row of any other job that waits must be found first.
+//! producers do not: once the row of any job was found, a few of them may be about nodes that are
+//! gone; before that, and where rows are missing in bulk, the row of another job that waits must be
+//! found first.
 
 use std::{
     collections::HashSet,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -40,8 +41,10 @@ const MISSED_MAX: usize = 8;
 pub struct Sight {
     /// Rows missed since one was found.
     missed: AtomicUsize,
+    /// Whether one ever was.
+    has_found: AtomicBool,
     /// Whether the operator was told that jobs are held back.
-    is_reported: std::sync::atomic::AtomicBool,
+    is_reported: AtomicBool,
 }
 
 /// Why rows that were not found may be there all the same.
@@ -115,13 +118,15 @@ async fn hold_back(worker: &Worker, jobs: &[Held], doubt: &Doubt) {
 impl Sight {
     fn found(&self) {
         self.missed.store(0, Ordering::Relaxed);
+        self.has_found.store(true, Ordering::Relaxed);
         self.is_reported.store(false, Ordering::Relaxed);
     }
 
     /// Whether so many rows that were not found are gone. Jobs that name another database are
     /// doubted from the first.
     async fn are_gone(&self, context: &Context, rows: usize, of_others: bool) -> Result<(), Doubt> {
-        if !of_others && self.missed.load(Ordering::Relaxed) + rows <= MISSED_MAX {
+        let is_known = !of_others && self.has_found.load(Ordering::Relaxed);
+        if is_known && self.missed.load(Ordering::Relaxed) + rows <= MISSED_MAX {
             self.missed.fetch_add(rows, Ordering::Relaxed);
             return Ok(());
         }

@@ -9,6 +9,7 @@ use super::{
     api::{Accepted, Refreshed, Requeued, RuntimeError},
     context::unix_now,
     handle::{Mode, Parts, Runtime, to_the_end},
+    off_async::off_async,
     reembed::{embed_again, embed_one_again},
 };
 use crate::{
@@ -136,8 +137,12 @@ async fn due(
         let page = store.nodes_with_policy(scope, after, DUE_PAGE).await?;
         let is_last = (page.len() as u64) < DUE_PAGE;
         after = page.last().map(|row| row.id);
-        let rows = page.into_iter().filter(|row| is_due(&row.policy, row.last_refreshed, now));
-        due.extend(rows.filter_map(|row| row.candidate));
+        // A cron expression that never comes true is looked for through many years.
+        let of_page = off_async(move || {
+            let rows = page.into_iter().filter(|row| is_due(&row.policy, row.last_refreshed, now));
+            rows.filter_map(|row| row.candidate).collect::<Vec<_>>()
+        });
+        due.extend(of_page.await);
         if is_last || due.len() as u64 >= limit {
             due.truncate(limit as usize);
             return Ok(due);

@@ -17,6 +17,7 @@ mod ingest;
 mod inline;
 mod leases;
 mod lookup;
+mod off_async;
 mod outage;
 mod prepare;
 mod reembed;

@@ -1,12 +1,11 @@
 //! Texts to token ids, off the async threads and on all cores.
 
-use std::panic::resume_unwind;
-
 use super::{
     batch::Text,
     cache::input_hash,
     context::source_hash,
     endings,
+    off_async::off_async,
     worker::{Held, Worker},
 };
 use crate::{
@@ -82,16 +81,4 @@ pub async fn encode_all(
         texts.into_iter().zip(encodings).collect()
     })
     .await
-}
-
-/// Runs CPU-bound work as a blocking task; a panic goes on here.
-async fn off_async<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> R {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => resume_unwind(panic),
-            // Blocking tasks are cancelled only when the process ends.
-            Err(_) => std::future::pending().await,
-        },
-    }
 }

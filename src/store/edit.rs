@@ -29,11 +29,14 @@ impl Store {
         patch: &NodePatch,
         on_new_text: OnNewText<'_>,
     ) -> Result<Patched, StoreError> {
-        let transaction = self.begin_write().await?;
-        let patched = patch_locked(self, &transaction, scope, id, patch, on_new_text).await?;
-        // Unless it is done, nothing was written; the lock is given back at once in any case.
-        transaction.commit().await?;
-        Ok(patched)
+        let change = || async {
+            let transaction = self.begin_write().await?;
+            let patched = patch_locked(self, &transaction, scope, id, patch, on_new_text).await?;
+            // Unless it is done, nothing was written; the lock is given back at once in any case.
+            transaction.commit().await?;
+            Ok(patched)
+        };
+        self.repeated(change).await
     }
 
     /// Deletes a node of the scope; answers whose it was, or `None` if there is no such node.

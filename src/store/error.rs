@@ -17,6 +17,11 @@ impl StoreError {
         database_error(error).and_then(|error| error.code()).is_some_and(|code| code == "57014")
     }
 
+    /// See [`is_conflict`].
+    pub(super) fn is_conflict(&self) -> bool {
+        matches!(self, Self::Unavailable(error) if is_conflict(error))
+    }
+
     /// What is wrong and what to do, in one line, for those who start the program.
     pub fn for_operators(&self) -> String {
         match self {

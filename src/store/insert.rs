@@ -84,7 +84,7 @@ impl Store {
                 Err(error) => return Err(error),
             }
         }
-        self.write_each(nodes, birth, on_refusal).await
+        self.repeated(|| self.write_each(nodes, birth, on_refusal)).await
     }
 
     /// Writes nodes that were embedded before they were stored: each with its vector as `ready`,
@@ -94,7 +94,7 @@ impl Store {
         nodes: &[(NewNode, Result<Vector, Outcome>)],
         on_refusal: OnRefusal,
     ) -> Result<Refusals, StoreError> {
-        self.write_each(nodes, NodeStatus::Processing.into(), on_refusal).await
+        self.repeated(|| self.write_each(nodes, NodeStatus::Processing.into(), on_refusal)).await
     }
 
     /// Writes rows in one transaction, in halves of halves where the database refuses some, until

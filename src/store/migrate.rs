@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use migration::{INDEXES, Migrator, OBSOLETE};
-use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, Statement, TransactionTrait};
+use sea_orm::{
+    ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, Statement, TransactionTrait,
+};
 use tracing::{info, warn};
 
 use super::{
@@ -130,7 +132,7 @@ impl Store {
         let mut said = Said::default();
         loop {
             tokio::select! {
-                done = &mut work => return Ok(done.map(drop)?),
+                done = &mut work => return done.map(drop).map_err(too_short),
                 () = tokio::time::sleep(PAUSE) => {
                     if let Ok(Some(step)) = blockers::of_index_build(&self.writer).await {
                         said.now_and_then(&step);
@@ -147,6 +149,20 @@ impl Store {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// Only behind a pooler, where no setting of ours holds outside of a transaction, is a statement
+/// given up for the time that it takes. Trying again would end in the same way.
+fn too_short(error: DbErr) -> StoreError {
+    match StoreError::from(error) {
+        error if error.took_too_long() => StoreError::Setup(
+            "building an index took longer than statement_timeout allows: run `vecmill migrate` \
+             once with a DSN that leads to Postgres without the pooler, or as a role whose \
+             statement_timeout is 0"
+                .to_owned(),
+        ),
+        error => error,
     }
 }
 

@@ -43,6 +43,7 @@ pub use types::*;
 
 use std::sync::Arc;
 
+use conflict::repeat_on_conflict;
 use database::{Database, Transaction};
 use facts::Facts;
 
@@ -77,5 +78,14 @@ impl Store {
     /// SQLite; in Postgres the caller locks the rows that it depends on.
     async fn begin_write(&self) -> Result<Transaction, StoreError> {
         Ok(self.writer.begin().await?)
+    }
+
+    /// Does a whole transaction, and does it again while the database rolls it back in favour of
+    /// another's.
+    async fn repeated<T, F>(&self, transaction: impl FnMut() -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        repeat_on_conflict(transaction, StoreError::is_conflict).await
     }
 }

@@ -28,6 +28,13 @@ impl Store {
         &self,
         made: &[(TextSource, Result<Vector, Outcome>)],
     ) -> Result<Vec<(Uuid, NodeStatus)>, StoreError> {
+        self.repeated(|| self.store_again_once(made)).await
+    }
+
+    async fn store_again_once(
+        &self,
+        made: &[(TextSource, Result<Vector, Outcome>)],
+    ) -> Result<Vec<(Uuid, NodeStatus)>, StoreError> {
         let id_of = |result: &Result<Vector, Outcome>| match result {
             Ok(vector) => vector.id,
             Err(outcome) => outcome.id,

@@ -124,18 +124,20 @@ impl Store {
             .column(Column::Id)
             .limit(STEP)
             .lock_with_behavior(LockType::NoKeyUpdate, LockBehavior::SkipLocked);
-        let mut updated = 0;
-        loop {
+        let change_some = || async {
             let transaction = self.begin_write().await?;
             let ids: Vec<Uuid> = wanted.clone().into_tuple().all(&transaction).await?;
-            let step = match ids.is_empty() {
-                true => 0,
-                false => {
-                    let step = update.clone().filter(self.dialect().id_in(&ids));
-                    step.exec(&transaction).await?.rows_affected
-                }
-            };
+            if ids.is_empty() {
+                return Ok(0);
+            }
+            let step = update.clone().filter(self.dialect().id_in(&ids));
+            let changed = step.exec(&transaction).await?.rows_affected;
             transaction.commit().await?;
+            Ok(changed)
+        };
+        let mut updated = 0;
+        loop {
+            let step = self.repeated(change_some).await?;
             updated += step;
             // A trigger may keep rows as they are, which are wanted again then.
             if step < STEP {

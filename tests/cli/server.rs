@@ -204,14 +204,14 @@ async fn an_address_that_others_reach_stops_the_start_unless_it_is_meant() {
         ("EMBEDDING_ASYNC", "false"),
     ];
     let compat = ("VECMILL_COMPAT", "activekg");
-    for (command, settings) in [
-        ("serve", vec![("VECMILL_BIND", "0.0.0.0:0")]),
-        ("api", vec![("VECMILL_BIND", "[::]:0")]),
+    for (command, variable, settings) in [
+        ("serve", "VECMILL_BIND", vec![("VECMILL_BIND", "0.0.0.0:0")]),
+        ("api", "VECMILL_BIND", vec![("VECMILL_BIND", "[::]:0")]),
         // The image of ActiveKG sets these.
-        ("serve", vec![compat, ("HOST", "0.0.0.0"), ("PORT", "0")]),
+        ("serve", "HOST", vec![compat, ("HOST", "0.0.0.0"), ("PORT", "0")]),
     ] {
         let ended = run_in(&[&common[..], &settings].concat(), &[command]).await;
-        let words = ["VECMILL_BIND", "no authentication", "VECMILL_INSECURE=true"];
+        let words = [&format!("{variable}="), "no authentication", "VECMILL_INSECURE=true"];
         ended.assert_one_line(&words);
     }
     let meant = [("VECMILL_BIND", "0.0.0.0:0"), ("VECMILL_INSECURE", "true")];

@@ -3,8 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use reqwest::StatusCode;
+use sea_orm::{ConnectionTrait, Database, Statement};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
+
+use vecmill::store::Store;
 
 use crate::common::{
     TestApp, TestPgBouncer, TestPostgres, TestRedis, cosine, vector_of, wait_until,
@@ -115,4 +118,40 @@ async fn everything_works_behind_a_pooler_that_gives_no_sign() {
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_works_behind_a_pooler_that_refuses_settings() {
     everything_works_behind("").await;
+}
+
+/// Processes that start together, first on an empty database, then on rows without an index.
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_that_migrate_behind_a_pooler_take_turns() {
+    let server = TestPostgres::shared();
+    let pooler = TestPgBouncer::before(server, "").await;
+    let direct = server.database().await;
+    let behind = pooler.dsn(&direct);
+    let migrate_all = async || {
+        let mut processes = JoinSet::new();
+        for _ in 0..4 {
+            let behind = behind.clone();
+            processes.spawn(async move {
+                Store::connect(&behind, 3).await.unwrap().migrate().await.unwrap();
+            });
+        }
+        tokio::time::timeout(DEADLINE, processes.join_all()).await.unwrap();
+    };
+    let raw = Database::connect(&direct).await.unwrap();
+    let indexes = async || {
+        let sql = "SELECT count(*) FROM pg_index WHERE indrelid = 'nodes'::regclass AND indisvalid";
+        let sql = Statement::from_string(raw.get_database_backend(), sql);
+        let row = raw.query_one_raw(sql).await.unwrap().unwrap();
+        row.try_get_by_index::<i64>(0).unwrap()
+    };
+    migrate_all().await;
+    let all = indexes().await;
+    let fill = "INSERT INTO nodes (id, tenant_id, props, metadata, refresh_policy, triggers) \
+                SELECT gen_random_uuid(), 'acme', '{}', '{}', '{}', '[]' \
+                FROM generate_series(1, 50000)";
+    raw.execute_unprepared(fill).await.unwrap();
+    raw.execute_unprepared("DROP INDEX vecmill_nodes_created").await.unwrap();
+    raw.execute_unprepared("DROP INDEX vecmill_nodes_latest").await.unwrap();
+    migrate_all().await;
+    assert_eq!(indexes().await, all);
 }

@@ -27,14 +27,38 @@ async fn a_worker_on_another_database_takes_no_job_away() {
     api.stop().await;
 }
 
+fn push_foreign(site: &Site, node: uuid::Uuid) {
+    let job = json!({"job_id": "j", "node_id": node, "tenant_id": "acme", "action": "embed",
+        "attempts": 0});
+    site.redis.cli(&["LPUSH", "embedding:queue", &job.to_string()]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn not_even_one_job_of_another_producer_is_taken_by_a_worker_on_another_database() {
+    let site = Site::new().await;
+    push_foreign(&site, uuid::Uuid::new_v4());
+    let other = TestPostgres::shared().database().await;
+    let stray = site.start(Role::Worker, &other, &[]).await.unwrap();
+    site.keeps_all_through_claims().await;
+    assert_eq!(site.waiting(), 1);
+    stray.stop().await;
+
+    // Once a row was found, a row that is not there is gone.
+    let app = site.serve().await;
+    app.ingest("acme", &["a".to_owned()]).await;
+    wait_until(DEADLINE, async || site.waiting() == 0).await;
+    push_foreign(&site, uuid::Uuid::new_v4());
+    wait_until(DEADLINE, async || site.waiting() == 0).await;
+    assert_eq!(app.count("ready").await, 1);
+    app.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_of_other_producers_are_kept_in_bulk_until_any_row_is_found() {
     let site = Site::new().await;
     // All at once, before anybody looks.
     for _ in 0..40 {
-        let job = json!({"job_id": "j", "node_id": uuid::Uuid::new_v4(), "tenant_id": "acme",
-            "action": "embed", "attempts": 0});
-        site.redis.cli(&["LPUSH", "embedding:queue", &job.to_string()]);
+        push_foreign(&site, uuid::Uuid::new_v4());
     }
     let app = site.serve().await;
     site.keeps_all_through_claims().await;

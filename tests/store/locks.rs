@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, TransactionTrait};
+use serde_json::json;
+use uuid::Uuid;
 use vecmill::{
-    domain::{NewNode, NodeStatus, TenantScope},
-    store::{OnRefusal, RequeueFilter, Store},
+    domain::{NewNode, NodePatch, NodeStatus, TenantScope},
+    store::{OnNewText, OnRefusal, Patched, RequeueFilter, Store},
 };
 
-use crate::support::{TestDb, job, node, outcome, status, vector};
+use crate::support::{TestDb, job, node, object, only, outcome, status, vector};
 
 const X: [f32; 3] = [1.0, 0.0, 0.0];
 /// Far below the time that a database is given to answer.
@@ -99,4 +101,44 @@ async fn a_row_that_another_table_refers_to_is_free() {
     let stored = in_time(store.complete(&[vector(held.id, "held", X)])).await.unwrap();
     assert_eq!(stored, [held.id]);
     transaction.rollback().await.unwrap();
+}
+
+/// The database gives up whoever it likes: of two that wait for each other, or by a rule of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_the_database_gives_up_is_done_again() {
+    let db = TestDb::postgres().await;
+    let store = db.migrated().await;
+    let nodes = [node("acme", "a"), node("acme", "b")];
+    store.insert_nodes(&nodes, NodeStatus::Queued, OnRefusal::KeepOthers).await.unwrap();
+    let ids: Vec<Uuid> = nodes.iter().map(|node| node.id).collect();
+    db.sql("UPDATE nodes SET embedding = '[1,0,0]', embedding_source_hash = 'x'").await;
+    db.sql("CREATE SEQUENCE writes").await;
+    // What a sequence has counted stays counted when a transaction is undone.
+    db.sql(
+        "CREATE FUNCTION give_up() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+           IF nextval('writes') <= 2 THEN RAISE EXCEPTION 'given up' USING ERRCODE = '40P01'; END IF; \
+           RETURN NEW; END $$",
+    )
+    .await;
+    db.sql(
+        "CREATE TRIGGER give_up BEFORE INSERT OR UPDATE ON nodes FOR EACH ROW \
+         EXECUTE FUNCTION give_up()",
+    )
+    .await;
+    let again = async || db.sql("SELECT setval('writes', 1, false)").await;
+
+    assert_eq!(store.backfill_ready(&TenantScope::All, None).await.unwrap(), 2);
+    again().await;
+    let patch = NodePatch { props: Some(object(json!({"text": "c"}))), ..NodePatch::default() };
+    let patched = store.patch(&only("acme"), ids[0], &patch, OnNewText::Queue).await.unwrap();
+    assert!(matches!(patched, Patched::Done { has_new_text: true, .. }), "{patched:?}");
+    again().await;
+    let more = [node("acme", "d"), node("acme", "e")];
+    let refusals = store.insert_nodes(&more, NodeStatus::Queued, OnRefusal::KeepNone).await;
+    assert_eq!(refusals.unwrap(), [None, None]);
+    assert_eq!(status(&store, more[1].id).await, NodeStatus::Queued);
+    again().await;
+    let (id, source) = store.sources(&ids[1..]).await.unwrap().remove(0);
+    let made = [(source, Ok(vector(id, "b", X)))];
+    assert_eq!(store.store_again(&made).await.unwrap(), [(id, NodeStatus::Ready)]);
 }

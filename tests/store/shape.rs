@@ -168,6 +168,10 @@ impl Shape {
             };
             assert_eq!(store.requeue_candidates(&filter).await.unwrap().len(), nodes.len());
         });
+        check!("backfill", async |store, nodes| {
+            let backfilled = store.backfill_ready(&TenantScope::All, Some(nodes)).await;
+            assert_eq!(backfilled.unwrap(), 0);
+        });
         check!("one node", async |store, nodes| {
             assert!(store.get(&TenantScope::All, nodes[0], true).await.unwrap().is_some());
         });
@@ -235,5 +239,15 @@ async fn many_rows_without_statistics() {
 #[tokio::test(flavor = "multi_thread")]
 async fn many_rows_with_the_statistics_of_few() {
     let shape = Shape::new(200_000, NARROW, "ANALYZE nodes").await;
+    shape.check(Reads { rows: 0, text_blocks: 0 }).await;
+}
+
+/// What the server falls back on when it has seen a statement a few times.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_rows_with_plans_for_any_parameters() {
+    let shape = Shape::new(200_000, NARROW, "ANALYZE nodes").await;
+    let (_, database) = shape.db.dsn.rsplit_once('/').unwrap();
+    let always = format!("ALTER DATABASE {database} SET plan_cache_mode = force_generic_plan");
+    shape.raw.execute_unprepared(&always).await.unwrap();
     shape.check(Reads { rows: 0, text_blocks: 0 }).await;
 }

@@ -22,6 +22,7 @@ local waiting = waiting_retry(node)
 if waiting then
   -- The failed attempts were those of the older text.
   redis.call('ZREM', retry, waiting)
+  forget_time()
   redis.call('SET', pending_prefix .. node, job)
   redis.call('LPUSH', queue, entry)
   return job

@@ -26,6 +26,7 @@ if waiting then
   ended = ended + redis.call('ZREM', retry, waiting)
 end
 if ended > 0 then
+  forget_time()
   release(tenant, ended)
   if not is_in_flight(node) then
     redis.call('DEL', pending_prefix .. node)

@@ -17,4 +17,5 @@ for i = #ARGV - 1, 3, -2 do
 end
 push('RPUSH', queue, entries)
 note(entries, #entries, 1)
+forget_time()
 return held

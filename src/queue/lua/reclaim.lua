@@ -16,4 +16,5 @@ for i = #ARGV - 2, 3, -3 do
 end
 push('RPUSH', queue, entries)
 note(entries, #entries, 1)
+forget_time()
 return reclaimed

@@ -26,7 +26,7 @@ use crate::{
     telemetry::Chain,
 };
 use damage::Cause;
-use socket::{Answer, ask, socket_path};
+use socket::{Answer, Socket, ask};
 
 /// Why the private server cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +49,12 @@ pub enum PrivateRedisError {
     /// Somebody else listens where our server would.
     #[error("another user listens on {0}: remove that socket, or set REDIS_URL")]
     Stranger(PathBuf),
+    /// No socket can be reached there.
+    #[error(
+        "the path of {0} is too long for a socket: set VECMILL_DATA_DIR to a directory with a \
+         shorter one, or REDIS_URL"
+    )]
+    PathTooLong(PathBuf),
     /// The directory cannot be kept from others.
     #[error(transparent)]
     Directory(#[from] DataDirError),
@@ -79,7 +85,7 @@ pub enum PrivateRedisError {
 
 /// A running private server; [`stop`](Self::stop) ends it.
 pub struct PrivateRedis {
-    socket: PathBuf,
+    socket: Socket,
     stop: oneshot::Sender<()>,
     watcher: JoinHandle<()>,
     /// Held as long as this process owns the directory.
@@ -115,22 +121,22 @@ impl PrivateRedis {
                 return Err(PrivateRedisError::Io { path: lock_path, source });
             }
         }
-        let socket = socket_path(&dir)?;
-        if end_server(&dir, &socket).await? {
+        let socket = Socket::of(&dir)?;
+        if end_server(&dir, socket.path()).await? {
             info!("ended a redis-server that an earlier process left behind");
         }
         data_dir::tighten(&dir)?;
-        let child = start_server(&dir, &socket).await?;
+        let child = start_server(&dir, socket.path()).await?;
         info!(pid = child.id(), "private redis-server started");
 
         let (stop, stopped) = oneshot::channel();
-        let watcher = tokio::spawn(watch(child, dir, socket.clone(), stopped));
+        let watcher = tokio::spawn(watch(child, dir, socket.path().to_owned(), stopped));
         Ok(Self { socket, stop, watcher, _lock: lock })
     }
 
     /// The address for [`Queue::connect`](super::Queue::connect).
     pub fn url(&self) -> String {
-        let path = self.socket.display().to_string();
+        let path = self.socket.path().display().to_string();
         format!("unix:{}", utf8_percent_encode(&path, NOT_IN_URL))
     }
 
@@ -196,10 +202,10 @@ async fn start_server(dir: &Path, socket: &Path) -> Result<Child, PrivateRedisEr
     let mut put_aside = false;
     loop {
         let logged = damage::length(&log);
-        let mut child = spawn(dir, socket)?;
+        let mut child = spawn(dir)?;
         match wait_until_ready(&mut child, socket).await {
             Ready::Yes => return Ok(child),
-            Ready::Stranger => return Err(PrivateRedisError::Stranger(socket.to_owned())),
+            Ready::Stranger => return Err(PrivateRedisError::Stranger(dir.join(socket::NAME))),
             Ready::No => {}
         }
         let said = damage::written_since(&log, logged);
@@ -225,7 +231,7 @@ async fn start_server(dir: &Path, socket: &Path) -> Result<Child, PrivateRedisEr
     }
 }
 
-fn spawn(dir: &Path, socket: &Path) -> Result<Child, PrivateRedisError> {
+fn spawn(dir: &Path) -> Result<Child, PrivateRedisError> {
     let server = SERVERS.iter().find_map(|name| in_path(name));
     let server = server.ok_or(PrivateRedisError::NotInstalled)?;
     // A shell, because only the process itself can say that its files are for nobody else.
@@ -238,8 +244,7 @@ fn spawn(dir: &Path, socket: &Path) -> Result<Child, PrivateRedisError> {
         .args(["--maxmemory-policy", "noeviction", "--logfile", "redis.log"])
         .arg("--dir")
         .arg(dir)
-        .arg("--unixsocket")
-        .arg(socket)
+        .args(["--unixsocket", socket::NAME])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -300,7 +305,7 @@ async fn end_server(dir: &Path, socket: &Path) -> Result<bool, PrivateRedisError
     loop {
         match ask(socket, b"PING\r\n").await {
             Answer::Nobody => return Ok(found),
-            Answer::Stranger => return Err(PrivateRedisError::Stranger(socket.to_owned())),
+            Answer::Stranger => return Err(PrivateRedisError::Stranger(dir.join(socket::NAME))),
             _ => {}
         }
         if Instant::now() > deadline {

@@ -1,20 +1,23 @@
 //! Where the private server listens, and short talks with whoever does.
 
 use std::{
-    env,
+    fs::File,
+    os::fd::AsRawFd,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use sha2::{Digest, Sha256};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixStream,
     time::timeout,
 };
 
-use crate::data_dir::{self, DataDirError};
+use super::PrivateRedisError;
+use crate::data_dir;
 
+/// What the socket is called in its directory.
+pub(super) const NAME: &str = "redis.sock";
 /// What fits into a socket address, less one.
 const SOCKET_PATH_MAX: usize = 100;
 
@@ -49,46 +52,37 @@ pub(super) async fn ask(socket: &Path, command: &[u8]) -> Answer {
     timeout(Duration::from_secs(1), exchange).await.unwrap_or(Answer::Silence)
 }
 
-/// In the directory itself, or in a directory of this user's alone when that path is too long for
-/// a socket address.
-pub(super) fn socket_path(dir: &Path) -> Result<PathBuf, DataDirError> {
-    let here = dir.join("redis.sock");
-    if here.as_os_str().len() <= SOCKET_PATH_MAX {
-        return Ok(here);
-    }
-    let digest = Sha256::digest(dir.as_os_str().as_encoded_bytes());
-    let name: String = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-    let user = data_dir::own_user().map_err(|source| {
-        let path = here.clone();
-        DataDirError::Io { path, source }
-    })?;
-    let own = format!("vecmill-{user}");
-    let runtime = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-    let bases = runtime.into_iter().chain([env::temp_dir(), PathBuf::from("/tmp")]);
-    let mut sockets = bases
-        .filter(|base| base.is_dir())
-        .map(|base| base.join(&own).join(format!("{name}.sock")))
-        .filter(|socket| socket.as_os_str().len() <= SOCKET_PATH_MAX);
-    let socket = sockets.next().unwrap_or(here);
-    if let Some(own) = socket.parent().filter(|own| *own != dir) {
-        data_dir::private(own, false)?;
-    }
-    Ok(socket)
+/// Where the private server is reached: always in its own directory, so that whoever has the
+/// directory finds the server.
+pub(super) struct Socket {
+    path: PathBuf,
+    /// A way to the directory that fits into a socket address, however long the path of it is. It
+    /// is there as long as this is open.
+    _way: Option<File>,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+impl Socket {
+    /// The socket of a server in this directory.
+    ///
+    /// # Errors
+    /// The path is too long, and the system (other than Linux) has no shorter one for an open
+    /// directory.
+    pub(super) fn of(dir: &Path) -> Result<Self, PrivateRedisError> {
+        let path = dir.join(NAME);
+        if path.as_os_str().len() <= SOCKET_PATH_MAX {
+            return Ok(Self { path, _way: None });
+        }
+        let failed = |source| PrivateRedisError::Io { path: dir.to_owned(), source };
+        let way = File::open(dir).map_err(failed)?;
+        let short = PathBuf::from(format!("/proc/self/fd/{}", way.as_raw_fd()));
+        if !short.is_dir() {
+            return Err(PrivateRedisError::PathTooLong(path));
+        }
+        Ok(Self { path: short.join(NAME), _way: Some(way) })
+    }
 
-    #[tokio::test]
-    async fn a_long_directory_still_has_a_socket_in_a_private_place() {
-        let long = PathBuf::from(format!("/{}", "d/".repeat(80)));
-        let socket = socket_path(&long).unwrap();
-        assert!(socket.as_os_str().len() <= SOCKET_PATH_MAX);
-        let mode =
-            std::os::unix::fs::MetadataExt::mode(&socket.parent().unwrap().metadata().unwrap());
-        assert_eq!(mode & 0o777, 0o700);
-        assert_eq!(socket_path(Path::new("/d")).unwrap(), Path::new("/d/redis.sock"));
-        assert_ne!(socket, socket_path(&long.join("other")).unwrap());
+    /// Its path, for this process.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 }
