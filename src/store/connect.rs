@@ -1,6 +1,10 @@
 //! Opening the database.
 
-use std::{str::FromStr, sync::Arc, time::Duration};
+use std::{
+    str::FromStr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use sea_orm::{
     ConnectOptions, DatabaseConnection, DbErr, RuntimeErr,
@@ -11,8 +15,12 @@ use sea_orm::{
 };
 
 use super::{
-    Store, StoreError, TextRule, database::Database, dsn, error::is_sqlite_cannot_open,
-    failure::ConnectError, postgres::Postgres,
+    Store, StoreError, TextRule,
+    database::Database,
+    dsn,
+    error::{is_sqlite_busy, is_sqlite_cannot_open},
+    failure::ConnectError,
+    postgres::Postgres,
 };
 use crate::tls;
 
@@ -26,6 +34,8 @@ const SQLITE_CACHE_KIB: u32 = 16 << 10;
 const SQLITE_CHECKPOINT_PAGES: u32 = 4000;
 /// How long a writer waits for the other writers of a SQLite file.
 const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between two tries to open one that others are opening.
+const SQLITE_BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 impl Store {
     /// Opens the database that a DSN names, in any form that [`dsn`] reads or as `sqlite://…`, for
@@ -107,7 +117,18 @@ async fn connect_sqlite(
         .acquire_timeout(SQLITE_BUSY_TIMEOUT)
         .sqlx_logging(false)
         .record_stmt_in_spans(false);
-    sea_orm::Database::connect(options).await.map_err(|error| {
+    let deadline = Instant::now() + SQLITE_BUSY_TIMEOUT;
+    let connected = loop {
+        match sea_orm::Database::connect(options.clone()).await {
+            // Of several that make a file one with a log at once, all but one are told so without
+            // any wait: https://sqlite.org/wal.html, "Sometimes Queries Return SQLITE_BUSY".
+            Err(error) if is_sqlite_busy(&error) && Instant::now() < deadline => {
+                tokio::time::sleep(SQLITE_BUSY_PAUSE).await;
+            }
+            connected => break connected,
+        }
+    };
+    connected.map_err(|error| {
         if is_sqlite_cannot_open(&error) {
             StoreError::Setup(
                 "the SQLite file cannot be opened or created; check that its directory exists and \

@@ -148,13 +148,17 @@ fn sqlite_primary_code(code: &str) -> Option<i32> {
 
 /// Whether SQLite could not open or create its file.
 pub(super) fn is_sqlite_cannot_open(error: &DbErr) -> bool {
-    let DbErr::Conn(RuntimeErr::SqlxError(error)) = error else {
-        return false;
-    };
-    error
-        .as_database_error()
-        .and_then(|error| sqlite_primary_code(&error.code()?))
-        .is_some_and(|code| code == SQLITE_CANTOPEN)
+    sqlite_code_at_opening(error) == Some(SQLITE_CANTOPEN)
+}
+
+/// Whether others were at a file of SQLite when it was opened.
+pub(super) fn is_sqlite_busy(error: &DbErr) -> bool {
+    sqlite_code_at_opening(error) == Some(SQLITE_BUSY)
+}
+
+fn sqlite_code_at_opening(error: &DbErr) -> Option<i32> {
+    let DbErr::Conn(RuntimeErr::SqlxError(error)) = error else { return None };
+    sqlite_primary_code(&error.as_database_error()?.code()?)
 }
 
 #[cfg(test)]

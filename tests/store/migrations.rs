@@ -171,3 +171,18 @@ async fn another_dimension_stops_the_start(db: TestDb) {
     assert!(message.contains("the model makes 384"), "{message}");
     assert!(message.contains("EMBEDDING_MODEL"), "{message}");
 }
+
+/// Whoever makes a file one with a log needs it for a moment alone, and SQLite does not wait there.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_open_a_new_file_of_sqlite_at_once() {
+    for _ in 0..20 {
+        let db = TestDb::sqlite().await;
+        let opens = (0..8).map(|_| {
+            let dsn = db.dsn.clone();
+            tokio::spawn(async move { Store::connect(&dsn, DIMENSION).await.map(drop) })
+        });
+        for opened in opens.collect::<Vec<_>>() {
+            opened.await.unwrap().unwrap();
+        }
+    }
+}
