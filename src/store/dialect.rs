@@ -6,7 +6,7 @@
 
 use sea_orm::{
     ColumnTrait, DbBackend,
-    sea_query::{Condition, Expr, SimpleExpr},
+    sea_query::{Condition, Expr, SimpleExpr, Value},
 };
 use serde::Serialize;
 use uuid::Uuid;
@@ -111,18 +111,43 @@ impl Dialect {
         }
     }
 
-    /// That the row was last changed more than `seconds` ago.
-    pub(super) fn unchanged_for(self, seconds: f64) -> SimpleExpr {
+    /// That the row is one of the first `limit`, by their ids from behind `after`, that are open and
+    /// were last changed more than `seconds` ago.
+    ///
+    /// Postgres is led from each to the next: by its own choice it may read all rows that are open,
+    /// for every page of them, and sort them.
+    pub(super) fn next_open(self, after: Option<Uuid>, limit: u64, seconds: f64) -> SimpleExpr {
+        let behind = if after.is_some() { ">" } else { ">=" };
+        let after = after.unwrap_or_default();
+        // Spelled out, because a parameter would hide the partial index from the planner.
+        let open = "embedding_status IN ('queued', 'processing')";
         match self {
-            Self::Postgres => Expr::cust_with_values(
-                "coalesce(updated_at, created_at, '-infinity') < now() - make_interval(secs => $1)",
-                [seconds],
-            ),
-            Self::Sqlite => Expr::cust_with_values(
-                "coalesce(updated_at, created_at, '') \
-                 < strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now', ?)",
-                [format!("{} seconds", -seconds)],
-            ),
+            Self::Postgres => {
+                // What is not in the index is no condition of a step: who believes that few rows
+                // meet it would look for them in another way.
+                let next = format!(
+                    "SELECT id, {VALID_TENANT} \
+                       AND coalesce(updated_at, created_at, '-infinity') \
+                           < now() - make_interval(secs => $1) AS fits \
+                     FROM nodes WHERE {open} AND id"
+                );
+                let first = "ORDER BY id LIMIT 1";
+                let walk = format!(
+                    "id = ANY(ARRAY(WITH RECURSIVE walk AS ( \
+                       ({next} {behind} $2 {first}) UNION ALL \
+                       SELECT next.* FROM walk \
+                       CROSS JOIN LATERAL ({next} > walk.id {first}) AS next) \
+                     SELECT id FROM walk WHERE fits LIMIT $3))"
+                );
+                let values: [Value; 3] = [seconds.into(), after.into(), limit.into()];
+                Expr::cust_with_values(walk, values)
+            }
+            Self::Sqlite => {
+                let values: [Value; 2] = [format!("{} seconds", -seconds).into(), after.into()];
+                let unchanged = "coalesce(updated_at, created_at, '') \
+                                 < strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now', ?)";
+                Expr::cust_with_values(format!("{open} AND {unchanged} AND id {behind} ?"), values)
+            }
         }
     }
 
@@ -170,16 +195,17 @@ impl Dialect {
     /// pass that no job can carry.
     pub(super) fn tenant_is_valid(self) -> SimpleExpr {
         match self {
-            Self::Postgres => Expr::cust(
-                "(tenant_id IS NULL OR (length(tenant_id) BETWEEN 1 AND 200 \
-                 AND tenant_id !~ '[[:cntrl:]]'))",
-            ),
+            Self::Postgres => Expr::cust(VALID_TENANT),
             Self::Sqlite => {
                 Expr::cust("(tenant_id IS NULL OR length(tenant_id) BETWEEN 1 AND 200)")
             }
         }
     }
 }
+
+/// See [`Dialect::tenant_is_valid`].
+const VALID_TENANT: &str = "(tenant_id IS NULL OR (length(tenant_id) BETWEEN 1 AND 200 \
+                            AND tenant_id !~ '[[:cntrl:]]'))";
 
 /// That a vector is stored.
 pub(super) fn has_embedding() -> SimpleExpr {

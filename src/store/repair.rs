@@ -49,16 +49,8 @@ impl Store {
         limit: u64,
         older_than_seconds: f64,
     ) -> Result<Vec<Candidate>, StoreError> {
-        // Spelled out, because a parameter would hide the partial index from the planner.
-        let open = Expr::cust("embedding_status IN ('queued', 'processing')");
-        let mut wanted = Entity::find()
-            .filter(open)
-            .filter(self.dialect().unchanged_for(older_than_seconds))
-            .order_by_asc(Column::Id)
-            .limit(limit);
-        if let Some(after) = after {
-            wanted = wanted.filter(Column::Id.gt(after));
-        }
+        let next = self.dialect().next_open(after, limit, older_than_seconds);
+        let wanted = Entity::find().filter(next).order_by_asc(Column::Id).limit(limit);
         self.candidates(wanted).await
     }
 

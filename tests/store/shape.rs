@@ -19,7 +19,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// Nodes that a statement is about.
 const CLAIM: usize = 64;
 
-/// Rows read without an index, and blocks of texts read, since the server began to count.
+/// Rows read, with or without an index, and blocks of texts read, since the server began to count.
 #[derive(Clone, Copy, Debug)]
 struct Reads {
     rows: i64,
@@ -69,7 +69,9 @@ impl Shape {
         };
         let blocks = "toast_blks_read + toast_blks_hit";
         Reads {
-            rows: self.number(&counter("seq_tup_read", "pg_stat_user_tables")).await,
+            rows: self
+                .number(&counter("seq_tup_read + idx_tup_fetch", "pg_stat_user_tables"))
+                .await,
             text_blocks: self.number(&counter(blocks, "pg_statio_user_tables")).await,
         }
     }
@@ -206,6 +208,8 @@ fn candidate(id: Uuid) -> Candidate {
     }
 }
 
+/// Rows that a statement may read, some of them twice or thrice.
+const MOST_ROWS: i64 = 4 * CLAIM as i64;
 /// Texts of 3 MB, which lie outside of the table in some blocks each.
 const WIDE: &str = "repeat(md5(i::text), 100000)";
 const NARROW: &str = "'text ' || i";
@@ -233,13 +237,13 @@ async fn few_wide_rows_without_statistics() {
 #[tokio::test(flavor = "multi_thread")]
 async fn many_rows_without_statistics() {
     let shape = Shape::new(200_000, NARROW, "").await;
-    shape.check(Reads { rows: 0, text_blocks: 0 }).await;
+    shape.check(Reads { rows: MOST_ROWS, text_blocks: 0 }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_rows_with_the_statistics_of_few() {
     let shape = Shape::new(200_000, NARROW, "ANALYZE nodes").await;
-    shape.check(Reads { rows: 0, text_blocks: 0 }).await;
+    shape.check(Reads { rows: MOST_ROWS, text_blocks: 0 }).await;
 }
 
 /// What the server falls back on when it has seen a statement a few times.
@@ -249,5 +253,5 @@ async fn many_rows_with_plans_for_any_parameters() {
     let (_, database) = shape.db.dsn.rsplit_once('/').unwrap();
     let always = format!("ALTER DATABASE {database} SET plan_cache_mode = force_generic_plan");
     shape.raw.execute_unprepared(&always).await.unwrap();
-    shape.check(Reads { rows: 0, text_blocks: 0 }).await;
+    shape.check(Reads { rows: MOST_ROWS, text_blocks: 0 }).await;
 }
