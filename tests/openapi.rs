@@ -33,11 +33,11 @@ fn every_call_of_the_contract_is_documented_with_its_failures() {
         ("post", "/admin/refresh", "200 400 403 408 413 415 421 422 429 500 503"),
         ("get", "/admin/embedding/status", "200 400 421 422 500 503"),
         ("post", "/admin/embedding/requeue", "200 400 403 408 413 415 421 422 429 500 503"),
-        ("get", "/debug/embed_info", "200 400 421 422"),
+        ("get", "/debug/embed_info", "200 400 421 422 503"),
         ("get", "/health", "200 400 421 422"),
         ("get", "/readyz", "200 400 421 422 503"),
-        ("get", "/metrics", "200 400 421 422"),
-        ("get", "/prometheus", "200 400 421 422"),
+        ("get", "/metrics", "200 400 421 422 503"),
+        ("get", "/prometheus", "200 400 421 422 503"),
     ] {
         let call = &document["paths"][path][method];
         let responses = call["responses"].as_object().expect(path);

@@ -46,32 +46,34 @@ impl Progress {
         F: Future<Output = Result<T, E>>,
     {
         self.awaits(what);
-        let started = Instant::now();
         let (mut pause, longest) = PAUSES;
-        let mut waits = false;
+        // An attempt may be at work for long before it meets an error.
+        let mut waits_since: Option<Instant> = None;
         loop {
-            let left = self.patience.saturating_sub(started.elapsed());
-            match attempt().await {
-                Err(error) if is_passing(&error) && !left.is_zero() => {
-                    self.awaited.send_replace(format!("{what}: {}", say(&error)));
-                    if !waits {
-                        waits = true;
-                        warn!(
-                            reason = %say(&error),
-                            "waiting for {what}, {} seconds at most", self.patience.as_secs()
-                        );
-                    }
-                    tokio::time::sleep(pause.min(left)).await;
-                    pause = (pause * 2).min(longest);
-                }
+            let error = match attempt().await {
                 Ok(done) => {
-                    if waits {
-                        info!(seconds = started.elapsed().as_secs_f64(), "{what} is there");
+                    if let Some(since) = waits_since {
+                        info!(seconds = since.elapsed().as_secs_f64(), "{what} is there");
                     }
                     return Ok(done);
                 }
-                Err(error) => return Err(error),
+                Err(error) => error,
+            };
+            let waited = waits_since.map_or(Duration::ZERO, |since| since.elapsed());
+            let left = self.patience.saturating_sub(waited);
+            if !is_passing(&error) || left.is_zero() {
+                return Err(error);
             }
+            self.awaited.send_replace(format!("{what}: {}", say(&error)));
+            if waits_since.is_none() {
+                waits_since = Some(Instant::now());
+                warn!(
+                    reason = %say(&error),
+                    "waiting for {what}, {} seconds at most", self.patience.as_secs()
+                );
+            }
+            tokio::time::sleep(pause.min(left)).await;
+            pause = (pause * 2).min(longest);
         }
     }
 }

@@ -10,7 +10,7 @@ use tokio::{
 use tracing::warn;
 
 use crate::{
-    config::Config,
+    config::{Config, HttpConfig},
     http::{self, Gate, Routes},
     runtime::Runtime,
 };
@@ -29,10 +29,13 @@ pub(super) struct HttpServer {
 impl HttpServer {
     /// Listens, and says what is `awaited` until the API is there.
     pub(super) fn start(config: &Config, awaited: watch::Receiver<String>) -> anyhow::Result<Self> {
-        let listener = bind(config.http.bind)?;
+        let listener = bind(&config.http)?;
         let address = listener.local_addr()?;
         let routes = Routes::default();
-        let gate = Gate::new(routes.clone(), awaited);
+        let names = config.http.allowed_hosts.clone();
+        let is_guarded = config.http.is_local() || !names.is_empty();
+        let hosts = is_guarded.then(|| http::Hosts::new(address.ip(), names));
+        let gate = http::admitting(Gate::new(routes.clone(), awaited), hosts);
         let (stop, stopped) = oneshot::channel::<()>();
         let grace = config.shutdown_grace;
         // The sender goes with the task, however that ends.
@@ -55,10 +58,7 @@ impl HttpServer {
             batch_max: config.http.batch_max,
             activekg: config.http.activekg,
         };
-        let names = config.http.allowed_hosts.clone();
-        let is_guarded = config.http.is_local() || !names.is_empty();
-        let hosts = is_guarded.then(|| http::Hosts::new(self.address.ip(), names));
-        self.routes.open(http::routes(runtime, limits, hosts));
+        self.routes.open(http::routes(runtime, limits));
     }
 
     /// Takes no more requests, and returns when those in progress have ended.
@@ -73,9 +73,10 @@ impl HttpServer {
     }
 }
 
-fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+fn bind(config: &HttpConfig) -> anyhow::Result<TcpListener> {
+    let (address, variable) = (config.bind, config.bind_variable);
     let listener = TcpListener::bind(address).with_context(|| {
-        format!("cannot listen on {address}: set VECMILL_BIND to an address that is free")
+        format!("cannot listen on {address}: set {variable} to an address that is free")
     })?;
     listener.set_nonblocking(true)?;
     Ok(listener)

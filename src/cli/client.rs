@@ -185,7 +185,7 @@ impl Client {
     /// A client of the server at `url`; nothing is sent yet.
     pub fn new(url: &str) -> Result<Self, ClientError> {
         // What cannot be taken apart may hold a password.
-        let shown = if url.contains('@') { "--url".to_owned() } else { format!("{url:?}") };
+        let shown = if url.contains(['@', '?']) { "--url".to_owned() } else { format!("{url:?}") };
         let base = Url::parse(url)
             .ok()
             .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());

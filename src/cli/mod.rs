@@ -114,7 +114,12 @@ fn without_empty_variables(command: clap::Command) -> clap::Command {
 #[derive(Debug, Clone, Args)]
 pub struct ServerArgs {
     /// Address of the server.
-    #[arg(long, env = "VECMILL_URL", default_value = "http://127.0.0.1:8000")]
+    #[arg(
+        long,
+        env = "VECMILL_URL",
+        hide_env_values = true,
+        default_value = "http://127.0.0.1:8000"
+    )]
     pub url: String,
 }
 

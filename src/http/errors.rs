@@ -178,24 +178,37 @@ impl<F: Fails> ApiResponse for Failure<F> {
     }
 }
 
-/// What the OpenAPI document says of a failure.
-fn describe(status: u16) -> MetaResponse {
-    let description = match status {
-        400 => "The request is malformed: it names no host, or its body is not JSON.",
+/// What a status means, for the OpenAPI document.
+pub fn meaning(status: u16) -> &'static str {
+    match status {
+        400 => "The request is malformed: it has no Host, or its body is not JSON.",
+        403 => "A web page of another site may not write here.",
         404 => "There is no such node, or the tenant named in the request does not own it.",
         408 => "The body did not arrive in time.",
         409 => "Another node has what must be unique.",
         413 => "The body is too large.",
         415 => "The Content-Type is not application/json, or the Content-Encoding not gzip.",
+        421 => "The Host of the request is not a name of this server.",
         422 => "The request is well-formed but invalid; the detail names the field.",
         429 => "The queue or the tenant is at its limit; nothing was created or changed.",
-        503 => "A part that is needed is away; the detail names it.",
+        503 => "A part that is needed is away, or the server is starting; the detail names it.",
         _ => "A defect; the detail holds the id under which it is in the server's log.",
-    };
-    let headers = if matches!(status, 429 | 503) {
+    }
+}
+
+/// What `Retry-After` means, for the OpenAPI document.
+pub const RETRY_AFTER_MEANS: &str = "Seconds after which to try again; at least 1.";
+
+/// Whether a failure says when to try again.
+pub fn may_be_tried_again(status: u16) -> bool {
+    matches!(status, 429 | 503)
+}
+
+fn describe(status: u16) -> MetaResponse {
+    let headers = if may_be_tried_again(status) {
         vec![MetaHeader {
             name: "Retry-After".to_owned(),
-            description: Some("Seconds after which to try again; at least 1.".to_owned()),
+            description: Some(RETRY_AFTER_MEANS.to_owned()),
             required: true,
             deprecated: false,
             schema: u64::schema_ref(),
@@ -204,7 +217,7 @@ fn describe(status: u16) -> MetaResponse {
         Vec::new()
     };
     MetaResponse {
-        description,
+        description: meaning(status),
         status: Some(status),
         status_range: None,
         content: vec![MetaMediaType {

@@ -26,5 +26,5 @@ mod views;
 
 pub use admit::Hosts;
 pub use limits::HttpConfig;
-pub use server::{openapi_document, routes, serve};
+pub use server::{admitting, openapi_document, routes, serve};
 pub use starting::{Gate, Routes};

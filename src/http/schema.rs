@@ -2,14 +2,13 @@
 
 use serde_json::{Value, json};
 
-/// How a request can fail before its call sees it: whether it is for a call that writes only, the
-/// status, and what the status says.
-const BEFORE_ITS_CALL: [(bool, &str, &str); 4] = [
-    (false, "400", "The request is malformed: it names no host, or its body is not JSON."),
-    (true, "403", "A web page of another site may not write here."),
-    (false, "421", "The Host of the request is not a name of this server."),
-    (false, "422", "The request is well-formed but invalid; the detail names the field."),
-];
+use super::errors::{RETRY_AFTER_MEANS, may_be_tried_again, meaning};
+
+/// The statuses with which a request can fail before its call sees it: of any call, and of one that
+/// writes. All but `/health` wait for the start to end.
+const OF_ANY: [u16; 4] = [400, 421, 422, 503];
+const OF_WRITES: [u16; 1] = [403];
+const ALWAYS_THERE: &str = "/health";
 
 /// The document as pretty JSON with a newline at its end, from what the framework makes of it.
 ///
@@ -42,29 +41,45 @@ pub fn finished(document: &str) -> String {
     format!("{document:#}\n")
 }
 
-/// Adds the failures of [`BEFORE_ITS_CALL`] to every call that does not have them.
+/// Adds the failures that a request can meet before its call sees it to every call that does not
+/// have them.
 fn add_common_failures(document: &mut Value) {
     // Any answer has it.
     let request_id =
-        document["paths"]["/health"]["get"]["responses"]["200"]["headers"]["X-REQUEST-ID"].clone();
-    for (method, call) in members_mut(&mut document["paths"]).flat_map(named_members_mut) {
-        let Some(responses) = call["responses"].as_object_mut() else { continue };
-        for (of_writes, status, description) in BEFORE_ITS_CALL {
-            if of_writes && method == "get" {
-                continue;
+        document["paths"][ALWAYS_THERE]["get"]["responses"]["200"]["headers"]["X-REQUEST-ID"]
+            .clone();
+    for (path, calls) in named_members_mut(&mut document["paths"]) {
+        for (method, call) in named_members_mut(calls) {
+            let Some(responses) = call["responses"].as_object_mut() else { continue };
+            let of_writes = OF_WRITES.iter().filter(|_| method != "get");
+            for &status in OF_ANY.iter().chain(of_writes) {
+                if status == 503 && path == ALWAYS_THERE {
+                    continue;
+                }
+                responses.entry(status.to_string()).or_insert_with(|| failure(status, &request_id));
             }
-            responses.entry(status).or_insert_with(|| {
-                json!({
-                    "description": description,
-                    "content": { "application/json; charset=utf-8": {
-                        "schema": { "$ref": "#/components/schemas/Error" }
-                    }},
-                    "headers": { "X-REQUEST-ID": request_id }
-                })
-            });
+            responses.sort_keys();
         }
-        responses.sort_keys();
     }
+}
+
+fn failure(status: u16, request_id: &Value) -> Value {
+    let mut headers = json!({ "X-REQUEST-ID": request_id });
+    if may_be_tried_again(status) {
+        headers["Retry-After"] = json!({
+            "description": RETRY_AFTER_MEANS,
+            "required": true,
+            "deprecated": false,
+            "schema": { "type": "integer", "format": "uint64" }
+        });
+    }
+    json!({
+        "description": meaning(status),
+        "content": { "application/json; charset=utf-8": {
+            "schema": { "$ref": "#/components/schemas/Error" }
+        }},
+        "headers": headers
+    })
 }
 
 fn members(value: &Value) -> impl Iterator<Item = &Value> {
@@ -73,10 +88,6 @@ fn members(value: &Value) -> impl Iterator<Item = &Value> {
 
 fn named_members_mut(value: &mut Value) -> impl Iterator<Item = (&String, &mut Value)> {
     value.as_object_mut().into_iter().flat_map(|members| members.iter_mut())
-}
-
-fn members_mut(value: &mut Value) -> impl Iterator<Item = &mut Value> {
-    named_members_mut(value).map(|(_, member)| member)
 }
 
 /// The names of the schemas that a value refers to.

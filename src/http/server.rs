@@ -66,16 +66,25 @@ pub fn openapi_document() -> String {
     schema::finished(&service().spec())
 }
 
-/// The whole HTTP API. With `hosts`, it answers only requests that are addressed to them.
-pub fn routes(
-    runtime: Runtime,
-    config: HttpConfig,
+/// The pages beside the calls.
+const PAGES: [&str; 3] = ["/", "/docs", "/openapi.json"];
+
+/// Around the API: who may come in, what every answer carries. With `hosts`, only requests that are
+/// addressed to them are answered.
+pub fn admitting(
+    api: impl Endpoint<Output = Response> + 'static,
     hosts: Option<Hosts>,
-) -> impl Endpoint<Output = Response> {
+) -> impl Endpoint<Output = Response> + 'static {
+    api.with(Access::new(Paths::of::<Apis>(&PAGES), hosts))
+        // A path with a slash at its end is the one without.
+        .with(NormalizePath::new(TrailingSlash::Trim))
+}
+
+/// The API without what is [around it](admitting).
+pub fn routes(runtime: Runtime, config: HttpConfig) -> impl Endpoint<Output = Response> {
     let service = service();
     let document = openapi_document();
     let docs = service.swagger_ui_html().replace(&service.spec(), &document);
-    let pages = ["/", "/docs", "/openapi.json"];
     Route::new()
         .at(
             "/docs",
@@ -100,9 +109,6 @@ pub fn routes(
         .data(runtime)
         .data(config)
         .after(move |answer| async move { answer.map(|answer| in_their_words(answer, config)) })
-        .with(Access::new(Paths::of::<Apis>(&pages), hosts))
-        // A path with a slash at its end is the one without.
-        .with(NormalizePath::new(TrailingSlash::Trim))
 }
 
 /// Clients of ActiveKG take 200 alone for a success.

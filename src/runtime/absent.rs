@@ -2,10 +2,10 @@
 //!
 //! That a row is not found means that its node was deleted only where it would have been seen. A
 //! worker on the wrong database, or one that row-level security keeps rows from, finds nothing,
-//! and must not empty the queue. Our own jobs say which database their node is in. Those of other
-//! producers do not: once the row of any job was found, a few of them may be about nodes that are
-//! gone; before that, and where rows are missing in bulk, the row of another job that waits must be
-//! found first.
+//! and must not empty the queue. Our own jobs say which database their node is in. Of other jobs,
+//! those of other producers and those that name another database, a row is gone if the row of a job of
+//! the same origin was found: in the same claim, or among the jobs that wait. A few jobs of other
+//! producers are also given up where rows of our own are found.
 
 use std::{
     collections::HashSet,
@@ -32,24 +32,30 @@ use crate::{
 
 /// How long a job whose row another session holds is put aside.
 const LOCKED_PAUSE: Duration = Duration::from_millis(500);
-/// Rows that may be missed one after the other, with none found between them, before the queue is
-/// asked whether any of its rows is here.
+/// How long a job is put aside of whose origin no row was found.
+const DOUBT_PAUSE: Duration = Duration::from_secs(30);
+/// Jobs of which no row is found: up to so many in a claim are put aside, of more the database may be
+/// a wrong one. So many of other producers may also be missed in all, once any row was found, until a
+/// row of theirs is.
 const MISSED_MAX: usize = 8;
 
-/// What speaks for this database being the one that the jobs are about.
+/// The database that a job says its node is in; other producers say none.
+type Origin = Option<String>;
+
+/// What speaks for this database being the one that the jobs of other producers are about.
 #[derive(Default)]
 pub struct Sight {
-    /// Rows missed since one was found.
+    /// Rows of theirs that were missed since one was found.
     missed: AtomicUsize,
-    /// Whether one ever was.
+    /// Whether any row ever was.
     has_found: AtomicBool,
-    /// Whether the operator was told that jobs are held back.
+    /// Whether the operator was told that rows are not found.
     is_reported: AtomicBool,
 }
 
 /// Why rows that were not found may be there all the same.
 enum Doubt {
-    /// None of the jobs that wait has its row here.
+    /// None of the jobs that wait, and are of the same origin, has its row here.
     NothingFound,
     /// The database says so, or does not answer.
     Store(StoreError),
@@ -62,21 +68,25 @@ enum Doubt {
 pub async fn sort_out(worker: &Worker, jobs: Vec<Held>, rows: &[TextRow]) -> Vec<Held> {
     let found: HashSet<(Uuid, &TenantId)> =
         rows.iter().map(|row| (row.id, &row.tenant_id)).collect();
-    if !found.is_empty() {
-        worker.context.sight.found();
-    }
     let (here, absent): (Vec<Held>, Vec<Held>) =
         jobs.into_iter().partition(|(_, job)| found.contains(&(job.node_id, &job.tenant_id)));
+    let origins = origins_of(&here);
+    worker.context.sight.note(&origins);
     if !absent.is_empty() {
-        explain(worker, absent, !found.is_empty()).await;
+        explain(worker, absent, origins).await;
     }
     here
 }
 
-/// With a row that was `found` in the same claim, this is the database that the jobs are about.
-async fn explain(worker: &Worker, absent: Vec<Held>, found: bool) {
+fn origins_of(jobs: &[Held]) -> HashSet<Origin> {
+    jobs.iter().map(|(_, job)| job.database.clone()).collect()
+}
+
+/// `known` are the origins of which a row was found in the same claim.
+async fn explain(worker: &Worker, absent: Vec<Held>, mut known: HashSet<Origin>) {
+    let context = &worker.context;
     let begin: Vec<BeginJob> = absent.iter().map(|(_, job)| begin_job(job)).collect();
-    let present = match worker.context.store.present(&begin).await {
+    let present = match context.store.present(&begin).await {
         Ok(present) => present,
         Err(error) => return hold_back(worker, &absent, &Doubt::Store(error)).await,
     };
@@ -84,29 +94,52 @@ async fn explain(worker: &Worker, absent: Vec<Held>, found: bool) {
         absent.into_iter().partition(|(_, job)| present.contains(&job.node_id));
     if !held.is_empty() {
         debug!(jobs = held.len(), "rows are held by another session");
-        worker.context.sight.found();
+        let origins = origins_of(&held);
+        context.sight.note(&origins);
+        known.extend(origins);
         endings::put_aside(worker, held, LOCKED_PAUSE).await;
     }
     if gone.is_empty() {
         return;
     }
-    if let Err(error) = worker.context.store.check_sees_all_rows().await {
+    if let Err(error) = context.store.check_sees_all_rows().await {
         return hold_back(worker, &gone, &Doubt::Store(error)).await;
     }
-    let (certain, doubtful): (Vec<Held>, Vec<Held>) = gone.into_iter().partition(|(_, job)| {
-        let is_ours = || job.database.as_deref() == worker.context.store.identity();
-        found || job.database.is_some() && is_ours()
-    });
-    endings::end(worker, "gone", &certain).await;
-    if doubtful.is_empty() {
+    known.extend(context.store.identity().map(|ours| Some(ours.to_owned())));
+    let doubtful = end_those_of(worker, gone, &known).await;
+    if doubtful.is_empty() || context.sight.passes_over(worker, &doubtful).await {
         return;
     }
-    let foreign = doubtful.iter().filter(|(_, job)| job.database.is_none()).count();
-    let of_others = foreign < doubtful.len();
-    match worker.context.sight.are_gone(&worker.context, doubtful.len(), of_others).await {
-        Ok(()) => endings::end(worker, "gone", &doubtful).await,
-        Err(doubt) => hold_back(worker, &doubtful, &doubt).await,
+    let seen = match look_at_others(context).await {
+        Ok(seen) => seen,
+        Err(doubt) => return hold_back(worker, &doubtful, &doubt).await,
+    };
+    context.sight.note(&seen);
+    let doubtful = end_those_of(worker, doubtful, &seen).await;
+    if doubtful.len() > MISSED_MAX {
+        hold_back(worker, &doubtful, &Doubt::NothingFound).await;
+    } else if !doubtful.is_empty() {
+        // They are few, and may be old: nobody has to wait for them.
+        context.sight.report(&Doubt::NothingFound);
+        endings::put_aside(worker, doubtful, DOUBT_PAUSE).await;
     }
+}
+
+/// Ends the jobs of these origins, as those of nodes that are gone, and answers the others.
+async fn end_those_of(worker: &Worker, jobs: Vec<Held>, origins: &HashSet<Origin>) -> Vec<Held> {
+    let (gone, others): (Vec<Held>, Vec<Held>) =
+        jobs.into_iter().partition(|(_, job)| origins.contains(&job.database));
+    endings::end(worker, "gone", &gone).await;
+    others
+}
+
+/// The origins of those of the jobs that wait whose rows are here.
+async fn look_at_others(context: &Context) -> Result<HashSet<Origin>, Doubt> {
+    let others = context.queue.sample().await.map_err(Doubt::Queue)?;
+    let begin: Vec<BeginJob> = others.iter().map(begin_job).collect();
+    let present = context.store.present(&begin).await.map_err(Doubt::Store)?;
+    let here = others.into_iter().filter(|job| present.contains(&job.node_id));
+    Ok(here.map(|job| job.database).collect())
 }
 
 async fn hold_back(worker: &Worker, jobs: &[Held], doubt: &Doubt) {
@@ -116,27 +149,27 @@ async fn hold_back(worker: &Worker, jobs: &[Held], doubt: &Doubt) {
 }
 
 impl Sight {
-    fn found(&self) {
-        self.missed.store(0, Ordering::Relaxed);
-        self.has_found.store(true, Ordering::Relaxed);
-        self.is_reported.store(false, Ordering::Relaxed);
+    /// Rows of these origins were found.
+    fn note(&self, origins: &HashSet<Origin>) {
+        if !origins.is_empty() {
+            self.has_found.store(true, Ordering::Relaxed);
+        }
+        if origins.contains(&None) {
+            self.missed.store(0, Ordering::Relaxed);
+            self.is_reported.store(false, Ordering::Relaxed);
+        }
     }
 
-    /// Whether so many rows that were not found are gone. Jobs that name another database are
-    /// doubted from the first.
-    async fn are_gone(&self, context: &Context, rows: usize, of_others: bool) -> Result<(), Doubt> {
-        let is_known = !of_others && self.has_found.load(Ordering::Relaxed);
-        if is_known && self.missed.load(Ordering::Relaxed) + rows <= MISSED_MAX {
-            self.missed.fetch_add(rows, Ordering::Relaxed);
-            return Ok(());
+    /// Ends a few jobs of other producers, if any row was found before; answers whether it did. Jobs that name another database are doubted from the first.
+    async fn passes_over(&self, worker: &Worker, jobs: &[Held]) -> bool {
+        let is_known = self.has_found.load(Ordering::Relaxed)
+            && jobs.iter().all(|(_, job)| job.database.is_none());
+        if !is_known || self.missed.load(Ordering::Relaxed) + jobs.len() > MISSED_MAX {
+            return false;
         }
-        let others = context.queue.sample().await.map_err(Doubt::Queue)?;
-        let others: Vec<BeginJob> = others.iter().map(begin_job).collect();
-        if context.store.present(&others).await.map_err(Doubt::Store)?.is_empty() {
-            return Err(Doubt::NothingFound);
-        }
-        self.found();
-        Ok(())
+        self.missed.fetch_add(jobs.len(), Ordering::Relaxed);
+        endings::end(worker, "gone", jobs).await;
+        true
     }
 
     fn report(&self, doubt: &Doubt) {
@@ -153,8 +186,8 @@ impl Sight {
             Doubt::NothingFound => {
                 if !self.is_reported.swap(true, Ordering::Relaxed) {
                     error!(
-                        "jobs are handed back: the database has no row of any of them; see that \
-                         ACTIVEKG_DSN and REDIS_URL belong together"
+                        "jobs are kept for later: the database has no row of any of them, nor of \
+                         others like them; see that ACTIVEKG_DSN and REDIS_URL belong together"
                     );
                 }
             }

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     domain::{Action, Job, NodeStatus},
     queue::{DeadLetter, Enqueued, Lock, QueueError, Recount},
-    store::{Outcome, Store, StoreError, Subject},
+    store::{Candidate, Outcome, Store, StoreError, Subject},
     telemetry::{Chain, metrics},
 };
 
@@ -220,35 +220,41 @@ async fn enqueue_lost(context: &Context) -> Result<(), SweepError> {
     let mut after = None;
     loop {
         let page = context.store.open_nodes(after, PAGE, settled).await?;
-        let Some(last) = page.last() else { return Ok(()) };
-        after = Some(last.id);
-        let ids: Vec<Uuid> = page.iter().map(|node| node.id).collect();
-        let without_job = context.queue.without_job(&ids).await?;
-        if without_job.is_empty() {
-            continue;
+        enqueue_lost_among(context, page.nodes).await?;
+        if page.next.is_none() {
+            return Ok(());
         }
-        // A job that ended since the page was read left its mark on the row before it went.
-        let lost: HashSet<Uuid> =
-            context.store.open_among(&without_job).await?.into_iter().collect();
-        let now = unix_now();
-        let jobs: Vec<Job> = page
-            .into_iter()
-            .filter(|node| lost.contains(&node.id))
-            .map(|node| {
-                Job::new(node.id, node.tenant_id, Action::Embed, now)
-                    .in_database(context.store.identity())
-            })
-            .collect();
-        if jobs.is_empty() {
-            continue;
-        }
-        let ids: Vec<Uuid> = jobs.iter().map(|job| job.node_id).collect();
-        return_to_queue(&context.store, ids).await?;
-        let answers = context.queue.enqueue(&jobs, None).await?;
-        let enqueued = answers.iter().filter(|answer| **answer == Enqueued::New).count() as u64;
-        metrics::repairs("lost_job", enqueued);
-        info!(enqueued, "the sweep enqueued nodes that had no job");
+        after = page.next;
     }
+}
+
+async fn enqueue_lost_among(context: &Context, open: Vec<Candidate>) -> Result<(), SweepError> {
+    let ids: Vec<Uuid> = open.iter().map(|node| node.id).collect();
+    let without_job = context.queue.without_job(&ids).await?;
+    if without_job.is_empty() {
+        return Ok(());
+    }
+    // A job that ended since the page was read left its mark on the row before it went.
+    let lost: HashSet<Uuid> = context.store.open_among(&without_job).await?.into_iter().collect();
+    let now = unix_now();
+    let jobs: Vec<Job> = open
+        .into_iter()
+        .filter(|node| lost.contains(&node.id))
+        .map(|node| {
+            Job::new(node.id, node.tenant_id, Action::Embed, now)
+                .in_database(context.store.identity())
+        })
+        .collect();
+    if jobs.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<Uuid> = jobs.iter().map(|job| job.node_id).collect();
+    return_to_queue(&context.store, ids).await?;
+    let answers = context.queue.enqueue(&jobs, None).await?;
+    let enqueued = answers.iter().filter(|answer| **answer == Enqueued::New).count() as u64;
+    metrics::repairs("lost_job", enqueued);
+    info!(enqueued, "the sweep enqueued nodes that had no job");
+    Ok(())
 }
 
 /// Logs why a repair could not be done; the next one tries again.

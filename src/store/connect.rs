@@ -120,8 +120,8 @@ async fn connect_sqlite(
     let deadline = Instant::now() + SQLITE_BUSY_TIMEOUT;
     let connected = loop {
         match sea_orm::Database::connect(options.clone()).await {
-            // Of several that make a file one with a log at once, all but one are told so without
-            // any wait: https://sqlite.org/wal.html, "Sometimes Queries Return SQLITE_BUSY".
+            // Of several processes that switch a file to WAL at once, all but one get SQLITE_BUSY,
+            // without any wait.
             Err(error) if is_sqlite_busy(&error) && Instant::now() < deadline => {
                 tokio::time::sleep(SQLITE_BUSY_PAUSE).await;
             }

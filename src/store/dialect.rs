@@ -111,43 +111,45 @@ impl Dialect {
         }
     }
 
-    /// That the row is one of the first `limit`, by their ids from behind `after`, that are open and
-    /// were last changed more than `seconds` ago.
+    /// That the row was last changed more than `seconds` ago.
+    pub(super) fn unchanged_for(self, seconds: f64) -> SimpleExpr {
+        match self {
+            Self::Postgres => Expr::cust_with_values(
+                "coalesce(updated_at, created_at, '-infinity') < now() - make_interval(secs => $1)",
+                [seconds],
+            ),
+            Self::Sqlite => Expr::cust_with_values(
+                "coalesce(updated_at, created_at, '') \
+                 < strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now', ?)",
+                [format!("{} seconds", -seconds)],
+            ),
+        }
+    }
+
+    /// That the row is one of the first `limit` open ones, by their ids from behind `after`.
     ///
-    /// Postgres is led from each to the next: by its own choice it may read all rows that are open,
-    /// for every page of them, and sort them.
-    pub(super) fn next_open(self, after: Option<Uuid>, limit: u64, seconds: f64) -> SimpleExpr {
-        let behind = if after.is_some() { ">" } else { ">=" };
-        let after = after.unwrap_or_default();
+    /// Left to itself, the planner of Postgres may read all open rows, and sort them, for each page.
+    /// So the statement goes from one to the next by the partial index.
+    pub(super) fn next_open(self, after: Option<Uuid>, limit: u64) -> SimpleExpr {
         // Spelled out, because a parameter would hide the partial index from the planner.
         let open = "embedding_status IN ('queued', 'processing')";
+        let behind = if after.is_some() { ">" } else { ">=" };
+        let after = after.unwrap_or_default();
         match self {
             Self::Postgres => {
-                // What is not in the index is no condition of a step: who believes that few rows
-                // meet it would look for them in another way.
-                let next = format!(
-                    "SELECT id, {VALID_TENANT} \
-                       AND coalesce(updated_at, created_at, '-infinity') \
-                           < now() - make_interval(secs => $1) AS fits \
-                     FROM nodes WHERE {open} AND id"
-                );
-                let first = "ORDER BY id LIMIT 1";
+                let step = |behind: &str| {
+                    format!("SELECT id FROM nodes WHERE {open} AND id {behind} ORDER BY id LIMIT 1")
+                };
+                let (first, next) = (step(&format!("{behind} $1")), step("> walk.id"));
                 let walk = format!(
-                    "id = ANY(ARRAY(WITH RECURSIVE walk AS ( \
-                       ({next} {behind} $2 {first}) UNION ALL \
-                       SELECT next.* FROM walk \
-                       CROSS JOIN LATERAL ({next} > walk.id {first}) AS next) \
-                     SELECT id FROM walk WHERE fits LIMIT $3))"
+                    "id = ANY(ARRAY(WITH RECURSIVE walk AS (({first}) UNION ALL \
+                       SELECT next.id FROM walk CROSS JOIN LATERAL ({next}) AS next) \
+                     SELECT id FROM walk LIMIT $2))"
                 );
-                let values: [Value; 3] = [seconds.into(), after.into(), limit.into()];
+                let values: [Value; 2] = [after.into(), limit.into()];
                 Expr::cust_with_values(walk, values)
             }
-            Self::Sqlite => {
-                let values: [Value; 2] = [format!("{} seconds", -seconds).into(), after.into()];
-                let unchanged = "coalesce(updated_at, created_at, '') \
-                                 < strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now', ?)";
-                Expr::cust_with_values(format!("{open} AND {unchanged} AND id {behind} ?"), values)
-            }
+            Self::Sqlite => Expr::cust_with_values(format!("{open} AND id {behind} ?"), [after]),
         }
     }
 
@@ -195,17 +197,16 @@ impl Dialect {
     /// pass that no job can carry.
     pub(super) fn tenant_is_valid(self) -> SimpleExpr {
         match self {
-            Self::Postgres => Expr::cust(VALID_TENANT),
+            Self::Postgres => Expr::cust(
+                "(tenant_id IS NULL OR (length(tenant_id) BETWEEN 1 AND 200 \
+                 AND tenant_id !~ '[[:cntrl:]]'))",
+            ),
             Self::Sqlite => {
                 Expr::cust("(tenant_id IS NULL OR length(tenant_id) BETWEEN 1 AND 200)")
             }
         }
     }
 }
-
-/// See [`Dialect::tenant_is_valid`].
-const VALID_TENANT: &str = "(tenant_id IS NULL OR (length(tenant_id) BETWEEN 1 AND 200 \
-                            AND tenant_id !~ '[[:cntrl:]]'))";
 
 /// That a vector is stored.
 pub(super) fn has_embedding() -> SimpleExpr {

@@ -3,9 +3,7 @@
 use std::time::{Duration, Instant};
 
 use migration::{INDEXES, Migrator, OBSOLETE};
-use sea_orm::{
-    ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, Statement, TransactionTrait,
-};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, Statement, TransactionTrait};
 use tracing::{info, warn};
 
 use super::{
@@ -124,7 +122,8 @@ impl Store {
     async fn outside(&self, sql: &str) -> Result<(), StoreError> {
         let (connection, _) = self.writer.for_migration().await?;
         // Behind a pooler the setting would stay with the server.
-        if !self.writer.is_pooled().await? {
+        let is_pooled = self.writer.is_pooled().await?;
+        if !is_pooled {
             connection.execute_unprepared("SET statement_timeout = 0").await?;
         }
         let work = connection.execute_unprepared(sql);
@@ -132,7 +131,10 @@ impl Store {
         let mut said = Said::default();
         loop {
             tokio::select! {
-                done = &mut work => return done.map(drop).map_err(too_short),
+                done = &mut work => return done.map(drop).map_err(|error| match error.into() {
+                    error if is_pooled => too_short(error),
+                    error => error,
+                }),
                 () = tokio::time::sleep(PAUSE) => {
                     if let Ok(Some(step)) = blockers::of_index_build(&self.writer).await {
                         said.now_and_then(&step);
@@ -154,10 +156,10 @@ impl Store {
 
 /// Only behind a pooler, where no setting of ours holds outside of a transaction, is a statement
 /// given up for the time that it takes. Trying again would end in the same way.
-fn too_short(error: DbErr) -> StoreError {
-    match StoreError::from(error) {
+fn too_short(error: StoreError) -> StoreError {
+    match error {
         error if error.took_too_long() => StoreError::Setup(
-            "building an index took longer than statement_timeout allows: run `vecmill migrate` \
+            "a change of an index took longer than statement_timeout allows: run `vecmill migrate` \
              once with a DSN that leads to Postgres without the pooler, or as a role whose \
              statement_timeout is 0"
                 .to_owned(),

@@ -10,7 +10,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::{
-    Candidate, RequeueFilter, Store, StoreError,
+    Candidate, OpenPage, RequeueFilter, Store, StoreError,
     dialect::{
         Dialect, Kind, STALE, has_current_embedding, in_scope, status_of, tenant_of, to_json,
     },
@@ -41,17 +41,30 @@ impl Store {
         self.candidates(wanted).await
     }
 
-    /// Nodes `queued` or `processing` that nothing changed for `older_than_seconds`, in the order
-    /// of their ids, from behind `after`. Fewer than `limit` are the last.
+    /// Looks at `limit` open rows, in the order of their ids from behind `after`, and answers those
+    /// that nothing changed for `older_than_seconds` and whose tenant a job can carry.
     pub async fn open_nodes(
         &self,
         after: Option<Uuid>,
         limit: u64,
         older_than_seconds: f64,
-    ) -> Result<Vec<Candidate>, StoreError> {
-        let next = self.dialect().next_open(after, limit, older_than_seconds);
-        let wanted = Entity::find().filter(next).order_by_asc(Column::Id).limit(limit);
-        self.candidates(wanted).await
+    ) -> Result<OpenPage, StoreError> {
+        let wanted = Entity::find()
+            .filter(self.dialect().next_open(after, limit))
+            .order_by_asc(Column::Id)
+            .limit(limit);
+        let rows: Vec<OpenRow> = self
+            .select_candidates(wanted)
+            .expr_as(self.dialect().unchanged_for(older_than_seconds), "is_settled")
+            .into_model()
+            .all(&self.db)
+            .await?;
+        let next = rows.last().map(|row| row.node.id).filter(|_| rows.len() as u64 == limit);
+        let nodes = rows
+            .into_iter()
+            .filter(|row| row.is_settled)
+            .filter_map(|row| row.node.into_candidate());
+        Ok(OpenPage { nodes: nodes.collect(), next })
     }
 
     /// Of these nodes, those that are `queued` or `processing`.
@@ -119,11 +132,13 @@ impl Store {
         let change_some = || async {
             let transaction = self.begin_write().await?;
             let ids: Vec<Uuid> = wanted.clone().into_tuple().all(&transaction).await?;
-            if ids.is_empty() {
-                return Ok(0);
-            }
-            let step = update.clone().filter(self.dialect().id_in(&ids));
-            let changed = step.exec(&transaction).await?.rows_affected;
+            let changed = match ids.is_empty() {
+                true => 0,
+                false => {
+                    let step = update.clone().filter(self.dialect().id_in(&ids));
+                    step.exec(&transaction).await?.rows_affected
+                }
+            };
             transaction.commit().await?;
             Ok(changed)
         };
@@ -197,17 +212,27 @@ impl Store {
 
     /// Leaves out nodes whose tenant no job can carry, before the limit is counted.
     async fn candidates(&self, wanted: Select<Entity>) -> Result<Vec<Candidate>, StoreError> {
-        let rows: Vec<CandidateRow> = wanted
-            .filter(self.dialect().tenant_is_valid())
+        let wanted = wanted.filter(self.dialect().tenant_is_valid());
+        let rows: Vec<CandidateRow> =
+            self.select_candidates(wanted).into_model().all(&self.db).await?;
+        Ok(rows.into_iter().filter_map(CandidateRow::into_candidate).collect())
+    }
+
+    /// What a [`CandidateRow`] is read from.
+    fn select_candidates(&self, wanted: Select<Entity>) -> Select<Entity> {
+        wanted
             .select_only()
             .columns([Column::Id, Column::TenantId, Column::EmbeddingStatus])
             .expr_as(has_current_embedding(), "has_current_embedding")
             .expr_as(Expr::cust(self.dialect().changed()), "changed")
-            .into_model()
-            .all(&self.db)
-            .await?;
-        Ok(rows.into_iter().filter_map(CandidateRow::into_candidate).collect())
     }
+}
+
+#[derive(FromQueryResult)]
+struct OpenRow {
+    #[sea_orm(nested)]
+    node: CandidateRow,
+    is_settled: bool,
 }
 
 #[derive(FromQueryResult)]

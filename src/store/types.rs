@@ -257,6 +257,15 @@ pub struct Candidate {
     pub changed: Option<String>,
 }
 
+/// Some of the rows that are `queued` or `processing`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenPage {
+    /// Those that a job may be made for.
+    pub nodes: Vec<Candidate>,
+    /// Behind which row the next page begins; none after the last one.
+    pub next: Option<Uuid>,
+}
+
 /// Why the store did not answer as asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {

@@ -86,7 +86,9 @@ async fn no_message_holds_a_secret() {
         ended.assert_code(1);
         assert!(!ended.stderr.contains("hunter2"), "{variable}={value}: {}", ended.stderr);
         assert!(!ended.stderr.is_empty());
-        for command in ["serve", "api", "worker", "migrate"] {
+        let address = ("VECMILL_URL", "https://user:hunter2@vecmill.example");
+        for command in ["serve", "api", "worker", "migrate", "status", "requeue", "ingest"] {
+            let environment = [environment.as_slice(), &[address]].concat();
             let help = run_in(&environment, &[command, "--help"]).await;
             help.assert_code(0);
             assert!(!help.stdout.contains("hunter2"), "{}", help.stdout);

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use vecmill::{
     domain::{Action, Job, NodeStatus},
     queue::{DeadLetter, Lease, Recount},
-    store::{Candidate, Outcome, Subject},
+    store::{Candidate, OpenPage, Outcome, Subject},
 };
 
 use crate::book::{Book, Effect, Ends};
@@ -38,10 +38,10 @@ enum Sweep {
     #[default]
     Begin,
     Look(Option<Uuid>),
-    AskForJobs(Vec<Candidate>),
-    LookAgain(Vec<Candidate>, Uuid),
-    ReturnRows(Vec<Candidate>, Uuid),
-    Enqueue(Vec<Candidate>, Uuid),
+    AskForJobs(OpenPage),
+    LookAgain(Vec<Candidate>, Option<Uuid>),
+    ReturnRows(Vec<Candidate>, Option<Uuid>),
+    Enqueue(Vec<Candidate>, Option<Uuid>),
 }
 
 /// See the module.
@@ -144,26 +144,24 @@ impl Scheduler {
                 Sweep::Look(None)
             }
             Sweep::Look(after) => self.look(book, after).await,
-            Sweep::AskForJobs(page) => {
-                let ids: Vec<Uuid> = page.iter().map(|node| node.id).collect();
+            Sweep::AskForJobs(OpenPage { mut nodes, next }) => {
+                let ids: Vec<Uuid> = nodes.iter().map(|node| node.id).collect();
                 let without = site.queue.without_job(&ids).await.unwrap();
-                let last = ids[ids.len() - 1];
-                let lost: Vec<Candidate> =
-                    page.into_iter().filter(|node| without.contains(&node.id)).collect();
-                if lost.is_empty() { Sweep::Look(Some(last)) } else { Sweep::LookAgain(lost, last) }
+                nodes.retain(|node| without.contains(&node.id));
+                if nodes.is_empty() { after(next) } else { Sweep::LookAgain(nodes, next) }
             }
-            Sweep::LookAgain(mut lost, last) => {
+            Sweep::LookAgain(mut lost, next) => {
                 let ids: Vec<Uuid> = lost.iter().map(|node| node.id).collect();
                 let open = site.store.open_among(&ids).await.unwrap();
                 lost.retain(|node| open.contains(&node.id));
-                Sweep::ReturnRows(lost, last)
+                Sweep::ReturnRows(lost, next)
             }
-            Sweep::ReturnRows(lost, last) => {
+            Sweep::ReturnRows(lost, next) => {
                 let ids: Vec<Uuid> = lost.iter().map(|node| node.id).collect();
                 site.store.return_to_queue(&ids).await.unwrap();
-                Sweep::Enqueue(lost, last)
+                Sweep::Enqueue(lost, next)
             }
-            Sweep::Enqueue(lost, last) => {
+            Sweep::Enqueue(lost, next) => {
                 // One that failed since it was looked at is tried once more.
                 let has_failed = |node: &Uuid| {
                     book.seen.rows.get(node).is_some_and(|row| row.status == NodeStatus::Failed)
@@ -176,16 +174,20 @@ impl Scheduler {
                 let jobs: Vec<Job> = lost.into_iter().map(job).collect();
                 site.queue.enqueue(&jobs, None).await.unwrap();
                 effect = Effect::past_the_limits();
-                Sweep::Look(Some(last))
+                after(next)
             }
         };
         (!matches!(self.sweep, Sweep::Begin)).then_some(effect)
     }
 
     async fn look(&self, book: &Book, after: Option<Uuid>) -> Sweep {
-        let page = book.site.store.open_nodes(after, PAGE, ANY_AGE).await.unwrap();
-        if page.is_empty() { Sweep::Begin } else { Sweep::AskForJobs(page) }
+        Sweep::AskForJobs(book.site.store.open_nodes(after, PAGE, ANY_AGE).await.unwrap())
     }
+}
+
+/// What comes after a page.
+fn after(next: Option<Uuid>) -> Sweep {
+    if next.is_some() { Sweep::Look(next) } else { Sweep::Begin }
 }
 
 /// How far a recount has come.

@@ -92,7 +92,8 @@ impl Site {
     /// Jobs that wait or are in hand, at one moment.
     pub fn waiting(&self) -> u64 {
         let count = "return redis.call('LLEN', 'embedding:queue') \
-                     + redis.call('HLEN', 'embedding:queue:inflight')";
+                     + redis.call('HLEN', 'embedding:queue:inflight') \
+                     + redis.call('ZCARD', 'embedding:retry')";
         self.redis.cli(&["EVAL", count, "0"]).parse().unwrap()
     }
 

@@ -172,7 +172,7 @@ async fn another_dimension_stops_the_start(db: TestDb) {
     assert!(message.contains("EMBEDDING_MODEL"), "{message}");
 }
 
-/// Whoever makes a file one with a log needs it for a moment alone, and SQLite does not wait there.
+/// Whoever switches a file to WAL needs it alone for a moment, and SQLite does not wait there.
 #[tokio::test(flavor = "multi_thread")]
 async fn many_open_a_new_file_of_sqlite_at_once() {
     for _ in 0..20 {

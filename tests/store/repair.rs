@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use vecmill::{
     domain::{NewNode, NodeStatus, TenantScope},
-    store::{Candidate, OnRefusal, RequeueFilter, Store},
+    store::{Candidate, OnRefusal, OpenPage, RequeueFilter, Store},
 };
 
 use crate::{
@@ -133,7 +133,7 @@ async fn the_sweep_reads_old_open_nodes_page_by_page(db: TestDb) {
         open.extend(one_of_each(&store, "acme").await.iter().take(2).map(|node| node.id));
     }
     open.sort();
-    assert!(store.open_nodes(None, 10, 600.0).await.unwrap().is_empty());
+    assert!(store.open_nodes(None, 10, 600.0).await.unwrap().nodes.is_empty());
     let (old, unknown) = (db.literal(open[0]), db.literal(open[5]));
     let hour_ago = if db.is_sqlite() {
         "strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now', '-3600 seconds')"
@@ -143,15 +143,19 @@ async fn the_sweep_reads_old_open_nodes_page_by_page(db: TestDb) {
     db.sql(&format!("UPDATE nodes SET updated_at = {hour_ago} WHERE id = {old}")).await;
     db.sql(&format!("UPDATE nodes SET updated_at = NULL, created_at = NULL WHERE id = {unknown}"))
         .await;
-    let ids = |page: Vec<Candidate>| page.iter().map(|found| found.id).collect::<Vec<_>>();
+    let ids = |page: &OpenPage| page.nodes.iter().map(|found| found.id).collect::<Vec<_>>();
     let page = store.open_nodes(None, 10, 600.0).await.unwrap();
-    assert_eq!(ids(page), [open[0], open[5]]);
-    assert!(store.open_nodes(None, 10, 3600.5 * 24.0).await.unwrap().len() == 1);
+    assert_eq!((ids(&page), page.next), (vec![open[0], open[5]], None));
+    assert_eq!(store.open_nodes(None, 10, 3600.5 * 24.0).await.unwrap().nodes.len(), 1);
+    // A page is as many rows as were looked at, whatever they are.
+    let page = store.open_nodes(Some(open[0]), 3, 600.0).await.unwrap();
+    assert_eq!((ids(&page), page.next), (vec![], Some(open[3])));
 
     // A negative age is any age.
-    let first = ids(store.open_nodes(None, 4, -60.0).await.unwrap());
-    let second = ids(store.open_nodes(first.last().copied(), 4, -60.0).await.unwrap());
-    assert_eq!([first, second].concat(), open);
+    let first = store.open_nodes(None, 4, -60.0).await.unwrap();
+    let second = store.open_nodes(first.next, 4, -60.0).await.unwrap();
+    assert_eq!([ids(&first), ids(&second)].concat(), open);
+    assert_eq!(second.next, None);
 }
 
 async fn a_tenant_that_no_job_can_carry_is_left_out(db: TestDb) {
@@ -162,7 +166,7 @@ async fn a_tenant_that_no_job_can_carry_is_left_out(db: TestDb) {
         .await
         .unwrap();
     db.sql(&format!("UPDATE nodes SET tenant_id = '' WHERE id = {}", db.literal(odd.id))).await;
-    let found = store.open_nodes(None, 1, -60.0).await.unwrap();
+    let found = store.open_nodes(None, 2, -60.0).await.unwrap().nodes;
     assert_eq!(found.iter().map(|found| found.id).collect::<Vec<_>>(), [good.id]);
     assert_eq!(store.requeue_candidates(&everything()).await.unwrap().len(), 1);
 }

@@ -131,7 +131,8 @@ impl Shape {
             assert!(store.vectors_of(&inputs).await.unwrap().is_empty());
         });
         check!("open nodes", async |store, nodes| {
-            assert_eq!(store.open_nodes(Some(nodes[0]), 100, 0.0).await.unwrap().len(), 100);
+            let page = store.open_nodes(Some(nodes[0]), 100, 0.0).await.unwrap();
+            assert_eq!(page.nodes.len(), 100);
         });
         check!("open among", async |store, nodes| {
             assert_eq!(store.open_among(nodes).await.unwrap().len(), nodes.len());

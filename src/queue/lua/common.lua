@@ -124,7 +124,7 @@ end
 
 -- Leaves no key behind when the last job has ended.
 local function forget_time()
-  if redis.call('EXISTS', leases, retry) == 0 then
+  if redis.call('EXISTS', leases, retry, reservations, orphans) == 0 then
     redis.call('DEL', clock)
   end
 end

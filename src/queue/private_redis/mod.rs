@@ -9,6 +9,7 @@ use std::{
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::Stdio,
+    sync::Arc,
     time::Duration,
 };
 
@@ -85,7 +86,7 @@ pub enum PrivateRedisError {
 
 /// A running private server; [`stop`](Self::stop) ends it.
 pub struct PrivateRedis {
-    socket: Socket,
+    socket: Arc<Socket>,
     stop: oneshot::Sender<()>,
     watcher: JoinHandle<()>,
     /// Held as long as this process owns the directory.
@@ -121,7 +122,7 @@ impl PrivateRedis {
                 return Err(PrivateRedisError::Io { path: lock_path, source });
             }
         }
-        let socket = Socket::of(&dir)?;
+        let socket = Arc::new(Socket::of(&dir)?);
         if end_server(&dir, socket.path()).await? {
             info!("ended a redis-server that an earlier process left behind");
         }
@@ -130,7 +131,7 @@ impl PrivateRedis {
         info!(pid = child.id(), "private redis-server started");
 
         let (stop, stopped) = oneshot::channel();
-        let watcher = tokio::spawn(watch(child, dir, socket.path().to_owned(), stopped));
+        let watcher = tokio::spawn(watch(child, dir, Arc::clone(&socket), stopped));
         Ok(Self { socket, stop, watcher, _lock: lock })
     }
 
@@ -152,13 +153,13 @@ impl PrivateRedis {
 async fn watch(
     mut child: Child,
     dir: PathBuf,
-    socket: PathBuf,
+    socket: Arc<Socket>,
     mut stopped: oneshot::Receiver<()>,
 ) {
     loop {
         tokio::select! {
             _ = &mut stopped => {
-                if let Err(error) = end_server(&dir, &socket).await {
+                if let Err(error) = end_server(&dir, socket.path()).await {
                     warn!(%error, "the private redis-server does not heed SHUTDOWN");
                 }
                 if timeout(STOP_DEADLINE, child.wait()).await.is_err() {
@@ -174,7 +175,7 @@ async fn watch(
         }
         loop {
             let restarted = tokio::select! {
-                restarted = start_server(&dir, &socket) => restarted,
+                restarted = start_server(&dir, socket.path()) => restarted,
                 _ = &mut stopped => return,
             };
             match restarted {
