@@ -4,7 +4,7 @@ use std::{collections::HashSet, ops::Range};
 
 use sea_orm::{ConnectionTrait, Statement};
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::{
@@ -32,9 +32,12 @@ struct NewRow<'a> {
     props: &'a Map<String, Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     payload_ref: Option<&'a str>,
-    metadata: &'a Value,
-    refresh_policy: &'a Value,
-    triggers: &'a Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: Option<&'a Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refresh_policy: Option<&'a Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    triggers: Option<&'a Value>,
 }
 
 const NEW_ROW: [(&str, Kind); 8] = [
@@ -198,8 +201,6 @@ async fn insert(
     nodes: impl Iterator<Item = &NewNode>,
     birth: Birth,
 ) -> Result<HashSet<Uuid>, StoreError> {
-    // An ActiveKG database takes no null there.
-    let (object, array) = (json!({}), json!([]));
     let rows: Vec<NewRow<'_>> = nodes
         .map(|node| NewRow {
             id: node.id,
@@ -207,26 +208,29 @@ async fn insert(
             classes: &node.classes,
             props: &node.props,
             payload_ref: node.payload_ref.as_deref(),
-            metadata: unless_null(node.metadata.as_ref(), &object),
-            refresh_policy: unless_null(node.refresh_policy.as_ref(), &object),
-            triggers: unless_null(node.triggers.as_ref(), &array),
+            metadata: node.metadata.as_ref().filter(|value| !value.is_null()),
+            refresh_policy: node.refresh_policy.as_ref().filter(|value| !value.is_null()),
+            triggers: node.triggers.as_ref().filter(|value| !value.is_null()),
         })
         .collect();
     let backend = db.get_database_backend();
     let dialect = Dialect::of(backend);
     let columns = NEW_ROW.map(|(name, _)| name).join(", ");
+    // An ActiveKG database takes no null there.
+    let values = NEW_ROW.map(|(name, _)| match name {
+        "metadata" | "refresh_policy" => format!("coalesce({name}, '{{}}')"),
+        "triggers" => format!("coalesce({name}, '[]')"),
+        _ => name.to_owned(),
+    });
     let sql = format!(
         "INSERT INTO nodes ({columns}, embedding_status, embedding_error, embedding_attempts, \
          version, created_at, updated_at) \
-         SELECT {columns}, $2, $3, 0, 1, {now}, {now} FROM {rows} RETURNING id",
+         SELECT {values}, $2, $3, 0, 1, {now}, {now} FROM {rows} RETURNING id",
+        values = values.join(", "),
         now = dialect.now(),
         rows = dialect.rows(&NEW_ROW),
     );
     let values = [to_json(&rows).into(), birth.status.as_str().into(), birth.reason.into()];
     let written = db.query_all_raw(Statement::from_sql_and_values(backend, sql, values)).await?;
     Ok(written.iter().map(|row| row.try_get("", "id")).collect::<Result<_, _>>()?)
-}
-
-fn unless_null<'a>(value: Option<&'a Value>, otherwise: &'a Value) -> &'a Value {
-    value.filter(|value| !value.is_null()).unwrap_or(otherwise)
 }

@@ -79,9 +79,12 @@ impl TextRule {
             props.and_then(|props| serde_json::from_str(props).ok());
         let props = props.unwrap_or_default();
         let Some(text) = text_of_props(&props) else { return Made::default() };
-        let classes: Vec<String> =
-            classes.and_then(|classes| serde_json::from_str(classes).ok()).unwrap_or_default();
-        let Some(fields) = self.fields(&props, &classes) else {
+        let fields = self.with_prefix.then(|| {
+            let classes: Option<Vec<String>> =
+                classes.and_then(|classes| serde_json::from_str(classes).ok());
+            self.fields(&props, &classes.unwrap_or_default())
+        });
+        let Some(fields) = fields.flatten() else {
             return Made { text: Some(text.to_owned()), text_hash: Some(text_hash(text)) };
         };
         let text_hash = text_hash(&format!("{text}\n{}", Value::Object(fields.clone())));
