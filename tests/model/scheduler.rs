@@ -42,6 +42,8 @@ enum Sweep {
     LookAgain(Vec<Candidate>, Option<Uuid>),
     ReturnRows(Vec<Candidate>, Option<Uuid>),
     Enqueue(Vec<Candidate>, Option<Uuid>),
+    /// The last page is done.
+    End,
 }
 
 /// See the module.
@@ -144,6 +146,7 @@ impl Scheduler {
                 Sweep::Look(None)
             }
             Sweep::Look(after) => self.look(book, after).await,
+            Sweep::End => Sweep::Begin,
             Sweep::AskForJobs(OpenPage { mut nodes, next }) => {
                 let ids: Vec<Uuid> = nodes.iter().map(|node| node.id).collect();
                 let without = site.queue.without_job(&ids).await.unwrap();
@@ -187,7 +190,7 @@ impl Scheduler {
 
 /// What comes after a page.
 fn after(next: Option<Uuid>) -> Sweep {
-    if next.is_some() { Sweep::Look(next) } else { Sweep::Begin }
+    if next.is_some() { Sweep::Look(next) } else { Sweep::End }
 }
 
 /// How far a recount has come.
