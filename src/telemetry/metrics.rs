@@ -23,12 +23,25 @@ const BATCH_SECONDS: &str = "vecmill_batch_seconds";
 const JOB_SECONDS: &str = "vecmill_job_seconds";
 const QUEUE_DEPTH: &str = "vecmill_queue_depth";
 
+/// How often the values that histograms were given are put together.
+const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+
 static EXPORTER: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
 
 /// Installs the exporter; later calls change nothing.
 pub fn init() {
     EXPORTER.get_or_init(|| {
         let handle = PrometheusBuilder::new().install_recorder().ok()?;
+        let upkeep = handle.clone();
+        // A thread, because the exporter outlives every runtime, and work goes on where nobody
+        // renders: without this, each value of a histogram would be kept for ever.
+        let keep_up = move || {
+            loop {
+                std::thread::sleep(UPKEEP_EVERY);
+                upkeep.run_upkeep();
+            }
+        };
+        std::thread::Builder::new().name("metrics".to_owned()).spawn(keep_up).ok()?;
         describe_counter!(NODES_INGESTED, "Nodes taken in");
         describe_counter!(NODES_REJECTED, "Nodes refused, by limit");
         describe_counter!(JOBS_CLAIMED, "Jobs taken from the queue");
