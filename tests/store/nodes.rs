@@ -17,6 +17,7 @@ on_both_databases!(
     a_listing_is_filtered_paged_and_counted,
     a_refused_node_harms_no_other,
     a_refused_node_harms_no_embedded_one,
+    a_node_that_a_trigger_leaves_out_is_refused,
     an_insert_takes_more_nodes_than_a_statement_takes_parameters,
     an_embedded_node_is_written_with_its_result,
     embedded_nodes_are_written_all_or_none,
@@ -25,6 +26,31 @@ on_both_databases!(
 
 fn everything(scope: TenantScope) -> NodeFilter {
     NodeFilter { scope, has_embedding: None, status: None, limit: 100, offset: 0 }
+}
+
+async fn a_node_that_a_trigger_leaves_out_is_refused(db: TestDb) {
+    let store = db.migrated().await;
+    if db.is_sqlite() {
+        db.sql(
+            "CREATE TRIGGER unwanted BEFORE INSERT ON nodes WHEN NEW.tenant_id = 'unwanted' \
+             BEGIN SELECT RAISE(IGNORE); END",
+        )
+        .await;
+    } else {
+        db.sql(
+            "CREATE FUNCTION leave_out() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+               IF NEW.tenant_id = 'unwanted' THEN RETURN NULL; END IF; RETURN NEW; END $$; \
+             CREATE TRIGGER unwanted BEFORE INSERT ON nodes FOR EACH ROW \
+             EXECUTE FUNCTION leave_out()",
+        )
+        .await;
+    }
+    let nodes = [node("acme", "a"), node("unwanted", "b"), node("acme", "c")];
+    let refusals = store.insert_nodes(&nodes, NodeStatus::Queued, OnRefusal::KeepOthers).await;
+    let refused: Vec<bool> = refusals.unwrap().iter().map(Option::is_some).collect();
+    assert_eq!(refused, [false, true, false]);
+    let listed = store.list(&everything(TenantScope::All)).await.unwrap().0;
+    assert_eq!(listed.len(), 2);
 }
 
 async fn a_node_is_read_as_it_was_written(db: TestDb) {
