@@ -37,7 +37,7 @@ impl HttpServer {
         let hosts = is_guarded.then(|| http::Hosts::new(address.ip(), names));
         let gate = http::admitting(Gate::new(routes.clone(), awaited), hosts);
         let (stop, stopped) = oneshot::channel::<()>();
-        let grace = config.shutdown_grace;
+        let (most, grace) = (config.http.connections_max, config.shutdown_grace);
         // The sender goes with the task, however that ends.
         let (alive, ended) = watch::channel(());
         let task = tokio::spawn(async move {
@@ -46,7 +46,7 @@ impl HttpServer {
                 // A sender that is gone means the same.
                 let _ = stopped.await;
             };
-            http::serve(listener, gate, stopped, grace).await
+            http::serve(listener, gate, most, stopped, grace).await
         });
         Ok(Self { address, routes, stop, ended, task })
     }
@@ -58,7 +58,8 @@ impl HttpServer {
             batch_max: config.http.batch_max,
             activekg: config.http.activekg,
         };
-        self.routes.open(http::routes(runtime, limits));
+        let memory = http::Memory::new(config.http.memory);
+        self.routes.open(http::routes(runtime, limits, memory));
     }
 
     /// Takes no more requests, and returns when those in progress have ended.

@@ -2,8 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use rustix::process::{Resource, getrlimit};
+
 use super::{
     ConfigError, HttpConfig,
+    memory::memory,
     parse::{self, check},
 };
 
@@ -13,6 +16,8 @@ const DEFAULT_HOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const DEFAULT_PORT: u64 = 8000;
 /// Bytes of a request body at most when nothing says so.
 const DEFAULT_BODY_LIMIT: usize = 10 * 1024 * 1024;
+/// Connections at most when nothing says so, and the process may open far more files.
+const DEFAULT_CONNECTIONS_MAX: u64 = 10_000;
 /// The values of `VECMILL_COMPAT`.
 const COMPAT: [&str; 2] = ["none", "activekg"];
 
@@ -58,6 +63,12 @@ pub struct HttpOptions {
     /// Another name of VECMILL_BODY_LIMIT
     #[arg(long, env = "MAX_REQUEST_SIZE_BYTES", value_name = "BYTES")]
     max_request_size_bytes: Option<String>,
+    /// MiB that the bodies of requests may take together; a quarter of the memory unless set
+    #[arg(long, env = "VECMILL_MEMORY_MB", value_name = "MIB")]
+    vecmill_memory_mb: Option<String>,
+    /// Connections at most; half of the files that the process may open, or 10000, unless set
+    #[arg(long, env = "VECMILL_CONNECTIONS_MAX", value_name = "CONNECTIONS")]
+    vecmill_connections_max: Option<String>,
     /// Nodes in one /nodes/batch request
     #[arg(long, env = "NODE_BATCH_MAX", default_value = "200", value_name = "NODES")]
     node_batch_max: String,
@@ -85,6 +96,8 @@ impl HttpOptions {
             activekg,
             body_limit: self.body_limit()?,
             batch_max: check!(self.node_batch_max, integer, 1..=10_000) as usize,
+            connections_max: self.connections_max()?,
+            memory: memory(given(&self.vecmill_memory_mb))?,
         })
     }
 
@@ -103,6 +116,15 @@ impl HttpOptions {
         let port =
             port.map_or(Ok(DEFAULT_PORT), |port| parse::integer("PORT", port, 0..=65_535))?;
         Ok((SocketAddr::new(host, port as u16), variable))
+    }
+
+    fn connections_max(&self) -> Result<usize, ConfigError> {
+        let Some(given) = given(&self.vecmill_connections_max) else {
+            let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+            return Ok((files / 2).clamp(1, DEFAULT_CONNECTIONS_MAX) as usize);
+        };
+        let connections = parse::integer("VECMILL_CONNECTIONS_MAX", given, 1..=1_000_000)?;
+        Ok(connections as usize)
     }
 
     fn body_limit(&self) -> Result<usize, ConfigError> {

@@ -2,6 +2,7 @@
 
 mod foreign;
 mod http;
+mod memory;
 mod model;
 mod parse;
 mod settings;
@@ -85,6 +86,10 @@ pub struct HttpConfig {
     pub body_limit: usize,
     /// Nodes in one batch request at most.
     pub batch_max: usize,
+    /// Connections at most.
+    pub connections_max: usize,
+    /// Bytes that the bodies of requests may take together.
+    pub memory: usize,
 }
 
 /// How workers take and do their work.

@@ -64,13 +64,13 @@ pub fn merge(target: &mut Value, patch: &Value) {
 }
 
 fn merge_object(target: &mut Map<String, Value>, patch: &Map<String, Value>) {
-    for (name, value) in patch {
-        if value.is_null() {
-            // The others keep their order.
-            target.shift_remove(name);
-        } else {
-            merge(target.entry(name.as_str()).or_insert(Value::Null), value);
-        }
+    let is_removed = |name: &String| patch.get(name).is_some_and(Value::is_null);
+    if patch.values().any(Value::is_null) {
+        // In one pass, in which the others keep their order: one by one, each would move all behind it.
+        target.retain(|name, _| !is_removed(name));
+    }
+    for (name, value) in patch.iter().filter(|(_, value)| !value.is_null()) {
+        merge(target.entry(name.as_str()).or_insert(Value::Null), value);
     }
 }
 

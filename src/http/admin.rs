@@ -85,7 +85,7 @@ impl AdminApi {
         Data(config): Data<&HttpConfig>,
         order: JsonBody<RequeueOrder>,
     ) -> Result<RequeueResponse, Failure<RequeueFails>> {
-        let RequeueOrder { mut filter, backfill_ready } = order.0;
+        let RequeueOrder { mut filter, backfill_ready } = order.value;
         filter.limit = filter.limit.min(nodes_at_once(runtime, config));
         let done = runtime.requeue(filter, backfill_ready).await?;
         Ok(RequeueResponse::Done(Json(done.into())))
@@ -105,7 +105,7 @@ impl AdminApi {
         tenant_id: Query<TenantId>,
         order: OptionalJsonBody<RefreshOrder>,
     ) -> Result<RefreshManyResponse, Failure<RequeueFails>> {
-        let RefreshOrder { tenant_id: in_body, node_ids } = order.0;
+        let RefreshOrder { tenant_id: in_body, node_ids } = order.value;
         let tenant = match (tenant_id.0, in_body) {
             (Some(one), Some(other)) if one != other => {
                 return Err(Invalid::new("tenant_id", "is another one in the query").into());

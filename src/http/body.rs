@@ -22,14 +22,17 @@ use super::{
     fields::{Fields, Invalid},
     json::Unambiguous,
     limits::{BODY_TIMEOUT, HttpConfig},
+    memory::{Held, Memory, cost},
+    types::JsonObject,
 };
+use crate::runtime::off_async;
 
 /// How many times the limit is read and thrown away, so that a client that sends before it
 /// listens gets its 413 instead of a closed connection.
 const DISCARD_FACTOR: usize = 4;
 
 /// What a JSON body can be read as.
-pub trait FromBody: Sized + Send {
+pub trait FromBody: Sized + Send + 'static {
     /// What the OpenAPI document shows of it.
     type Schema: Type;
 
@@ -41,13 +44,33 @@ pub trait FromBody: Sized + Send {
 }
 
 /// A JSON request body.
-pub struct JsonBody<T>(pub T);
+pub struct JsonBody<T> {
+    /// What it says.
+    pub value: T,
+    /// The room for it.
+    _held: Held,
+}
 
 /// A JSON request body that may be left out, which means the same as `null`.
-pub struct OptionalJsonBody<T>(pub T);
+pub struct OptionalJsonBody<T> {
+    /// What it says.
+    pub value: T,
+    _held: Held,
+}
 
 /// Where nothing is said in a body: there is none, or an empty JSON object.
 pub struct NoBody;
+
+impl FromBody for NoBody {
+    type Schema = JsonObject;
+
+    fn from_body(body: Value, _config: &HttpConfig) -> Result<Self, Invalid> {
+        if !body.is_null() {
+            Fields::of(body, "")?.only(&[])?;
+        }
+        Ok(Self)
+    }
+}
 
 impl<'a, T: FromBody> ApiExtractor<'a> for JsonBody<T> {
     const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
@@ -71,8 +94,8 @@ impl<'a, T: FromBody> ApiExtractor<'a> for JsonBody<T> {
         if request.content_type().is_none() {
             return Err(not_json().into());
         }
-        let value = parse(&read(request, body).await?)?;
-        Ok(Self(T::from_body(value, &config_of(request)).map_err(Problem::from)?))
+        let (value, held) = understand(read(request, body).await?, request).await?;
+        Ok(Self { value, _held: held })
     }
 }
 
@@ -95,8 +118,8 @@ impl<'a, T: FromBody> ApiExtractor<'a> for OptionalJsonBody<T> {
         body: &mut RequestBody,
         _options: ExtractParamOptions<()>,
     ) -> Result<Self> {
-        let value = read_optional(request, body).await?;
-        Ok(Self(T::from_body(value, &config_of(request)).map_err(Problem::from)?))
+        let (value, held) = understand(read_optional(request, body).await?, request).await?;
+        Ok(Self { value, _held: held })
     }
 }
 
@@ -111,11 +134,8 @@ impl<'a> ApiExtractor<'a> for NoBody {
         body: &mut RequestBody,
         _options: ExtractParamOptions<()>,
     ) -> Result<Self> {
-        let value = read_optional(request, body).await?;
-        if !value.is_null() {
-            Fields::of(value, "").and_then(|fields| fields.only(&[])).map_err(Problem::from)?;
-        }
-        Ok(Self)
+        let (nothing, _) = understand(read_optional(request, body).await?, request).await?;
+        Ok(nothing)
     }
 }
 
@@ -135,6 +155,10 @@ fn config_of(request: &Request) -> HttpConfig {
     request.data::<HttpConfig>().copied().unwrap_or_default()
 }
 
+fn memory_of(request: &Request) -> Memory {
+    request.data::<Memory>().cloned().unwrap_or_else(|| Memory::new(usize::MAX))
+}
+
 /// The answer to a body that is not JSON by its own words, or does not say what it is.
 pub fn not_json() -> Problem {
     Problem::new(
@@ -144,30 +168,59 @@ pub fn not_json() -> Problem {
 }
 
 /// Reads a body that need not be there; `null` if it is not.
-async fn read_optional(request: &Request, body: &mut RequestBody) -> Result<Value> {
-    let bytes = read(request, body).await?;
-    Ok(match (bytes.is_empty(), request.content_type()) {
-        (true, _) => Value::Null,
-        (false, None) => return Err(not_json().into()),
-        (false, Some(_)) => parse(&bytes)?,
-    })
+async fn read_optional(request: &Request, body: &mut RequestBody) -> Result<Arrived> {
+    let arrived = read(request, body).await?;
+    match (arrived.bytes.is_empty(), request.content_type()) {
+        (true, _) => Ok(Arrived { bytes: b"null".to_vec(), ..arrived }),
+        (false, None) => Err(not_json().into()),
+        (false, Some(_)) => Ok(arrived),
+    }
+}
+
+/// The bytes of a body.
+struct Arrived {
+    bytes: Vec<u8>,
+    _held: Held,
+}
+
+/// Bytes that are parsed and looked through in about 100 µs: with more, others would wait.
+const AT_ONCE: usize = 8 << 10;
+
+/// Reads what a body says; answers the room for it, too.
+async fn understand<T: FromBody>(
+    arrived: Arrived,
+    request: &Request,
+) -> Result<(T, Held), Problem> {
+    let (config, memory) = (config_of(request), memory_of(request));
+    let is_short = arrived.bytes.len() <= AT_ONCE;
+    let count = move || (cost(&arrived.bytes), arrived);
+    let (cost, arrived) = if is_short { count() } else { off_async(count).await };
+    let held = memory.for_parsed(cost).await?;
+    let understand = move || Ok(T::from_body(parse(&arrived.bytes)?, &config)?);
+    let value: Result<T, Problem> =
+        if is_short { understand() } else { off_async(understand).await };
+    Ok((value?, held))
 }
 
 /// Reads a body to its end, decoded.
-async fn read(request: &Request, body: &mut RequestBody) -> Result<Vec<u8>> {
-    let limit = config_of(request).body_limit;
+async fn read(request: &Request, body: &mut RequestBody) -> Result<Arrived> {
+    let memory = memory_of(request);
+    let limit = config_of(request).body_limit.min(memory.most());
     let is_gzip = is_gzip(request)?;
-    let announced =
-        request.header(CONTENT_LENGTH).and_then(|length| length.parse::<usize>().ok()).unwrap_or(0);
-    let body = body.take()?;
+    let announced = request.header(CONTENT_LENGTH).and_then(|length| length.parse::<usize>().ok());
+    // What is not announced, or stands for more, may be as large as may be.
+    let most = announced.filter(|_| !is_gzip).unwrap_or(limit).min(limit);
+    let held = memory.for_arrival(most).await?;
+    let (announced, body) = (announced.unwrap_or(0), body.take()?);
     let bytes = tokio::time::timeout(BODY_TIMEOUT, read_limited(body, is_gzip, announced, limit));
-    Ok(bytes.await.unwrap_or_else(|_| {
+    let bytes = bytes.await.unwrap_or_else(|_| {
         let seconds = BODY_TIMEOUT.as_secs();
         Err(Problem::new(
             StatusCode::REQUEST_TIMEOUT,
             format!("the body did not arrive within {seconds} seconds; send it faster"),
         ))
-    })?)
+    })?;
+    Ok(Arrived { bytes, _held: held })
 }
 
 /// # Errors

@@ -60,6 +60,8 @@ impl<'de> Visitor<'de> for Members {
         while let Some(Unambiguous(item)) = items.next_element()? {
             array.push(item);
         }
+        // The first item makes room for four.
+        array.shrink_to_fit();
         Ok(Value::Array(array))
     }
 

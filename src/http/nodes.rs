@@ -161,7 +161,7 @@ impl NodesApi {
         Data(runtime): Data<&Runtime>,
         node: JsonBody<NewNode>,
     ) -> Result<CreateResponse, Failure<WriteFails>> {
-        let answer = runtime.ingest(vec![node.0], OnRefusal::KeepOthers).await?.pop();
+        let answer = runtime.ingest(vec![node.value], OnRefusal::KeepOthers).await?.pop();
         let node = NodeAccepted::from(answer.ok_or_else(Problem::unanswered)??);
         Ok(match runtime.is_async() {
             true => CreateResponse::Accepted(Json(node)),
@@ -179,7 +179,7 @@ impl NodesApi {
         Data(runtime): Data<&Runtime>,
         batch: JsonBody<NodeBatch>,
     ) -> Result<BatchResponse, Failure<WriteFails>> {
-        let NodeBatch { nodes, on_refusal } = batch.0;
+        let NodeBatch { nodes, on_refusal } = batch.value;
         let mut valid = Vec::with_capacity(nodes.len());
         let mut refused = Vec::with_capacity(nodes.len());
         for node in nodes {
@@ -288,7 +288,7 @@ impl NodesApi {
         patch: JsonBody<NodePatch>,
     ) -> Result<UpdateResponse, Failure<UpdateFails>> {
         let scope = TenantScope::of_write(tenant_id.0);
-        let node = NodeChanged::from(runtime.edit(scope, id.0, patch.0).await?);
+        let node = NodeChanged::from(runtime.edit(scope, id.0, patch.value).await?);
         Ok(match node.job_id {
             Some(_) => UpdateResponse::Accepted(Json(node)),
             None => UpdateResponse::Done(Json(node)),

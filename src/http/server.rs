@@ -1,29 +1,20 @@
-//! Puts the API together and serves it.
+//! Puts the API together.
 
-use std::{future::Future, io, net::TcpListener, time::Duration};
-
+use bytes::Bytes;
 use poem::{
-    Endpoint, EndpointExt, Response, Route, Server,
+    Endpoint, EndpointExt, Response, Route,
     endpoint::make_sync,
     get,
-    http::{Method, StatusCode, header, uri::Scheme},
-    listener::{Acceptor, TcpAcceptor},
+    http::{Method, StatusCode, header},
     middleware::{NormalizePath, TrailingSlash},
-    web::{LocalAddr, RemoteAddr},
 };
 use poem_openapi::{ExtraHeader, LicenseObject, OpenApiService, ServerObject, Tags};
-use tokio::net::TcpStream;
 
 use super::{
     access::Access, admin::AdminApi, admit::Hosts, calls::Paths, debug::DebugApi,
-    health::HealthApi, limits::HttpConfig, nodes::NodesApi, schema,
+    health::HealthApi, limits::HttpConfig, memory::Memory, nodes::NodesApi, schema,
 };
 use crate::runtime::Runtime;
-
-/// A connection on which nothing happens for this long is closed.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
-/// How long nothing is accepted after a failure.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The documentation may use what it holds itself, and load nothing from anywhere else.
 const DOCS_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; \
@@ -81,10 +72,17 @@ pub fn admitting(
 }
 
 /// The API without what is [around it](admitting).
-pub fn routes(runtime: Runtime, config: HttpConfig) -> impl Endpoint<Output = Response> {
+pub fn routes(
+    runtime: Runtime,
+    config: HttpConfig,
+    memory: Memory,
+) -> impl Endpoint<Output = Response> {
     let service = service();
     let document = openapi_document();
     let docs = service.swagger_ui_html().replace(&service.spec(), &document);
+    // Shared by all answers: a page of more than a megabyte for each stream of a connection is more
+    // than a machine has.
+    let (docs, document) = (Bytes::from(docs), Bytes::from(document));
     Route::new()
         .at(
             "/docs",
@@ -108,6 +106,7 @@ pub fn routes(runtime: Runtime, config: HttpConfig) -> impl Endpoint<Output = Re
         })
         .data(runtime)
         .data(config)
+        .data(memory)
         .after(move |answer| async move { answer.map(|answer| in_their_words(answer, config)) })
 }
 
@@ -122,45 +121,4 @@ fn in_their_words(mut answer: Response, config: HttpConfig) -> Response {
 /// Sends a browser that was given the bare address to the documentation.
 fn to_docs() -> Response {
     Response::builder().status(StatusCode::SEE_OTHER).header(header::LOCATION, "/docs").finish()
-}
-
-/// Accepts connections, and pauses after a failure: out of file descriptors, every try fails at
-/// once, and the loop around this would take a whole core.
-struct PatientAcceptor(TcpAcceptor);
-
-impl Acceptor for PatientAcceptor {
-    type Io = TcpStream;
-
-    fn local_addr(&self) -> Vec<LocalAddr> {
-        self.0.local_addr()
-    }
-
-    async fn accept(&mut self) -> io::Result<(TcpStream, LocalAddr, RemoteAddr, Scheme)> {
-        let accepted = self.0.accept().await;
-        if let Err(error) = &accepted {
-            tracing::warn!(%error, "a connection could not be accepted");
-            tokio::time::sleep(ACCEPT_PAUSE).await;
-        }
-        accepted
-    }
-}
-
-/// Serves until `shutdown` is ready; then takes no new connections, and returns when the
-/// requests in progress have ended, or after `grace`.
-///
-/// # Errors
-/// The listener cannot be used.
-pub async fn serve(
-    listener: TcpListener,
-    endpoint: impl Endpoint + 'static,
-    shutdown: impl Future<Output = ()>,
-    grace: Duration,
-) -> io::Result<()> {
-    listener.set_nonblocking(true)?;
-    let acceptor = TcpAcceptor::from_std(listener)?;
-    Server::new_with_acceptor(PatientAcceptor(acceptor))
-        .name("vecmill")
-        .idle_timeout(IDLE_TIMEOUT)
-        .run_with_graceful_shutdown(endpoint, shutdown, Some(grace))
-        .await
 }

@@ -1,0 +1,161 @@
+//! How much memory the bodies of requests may take together: while they arrive, and while they are
+//! parsed and written.
+//!
+//! Few bytes of JSON may stand for many values. So what a body will take is counted before it is
+//! parsed. A body waits until there is room for it, and for a limited time.
+
+use std::{sync::Arc, time::Duration};
+
+use poem::http::StatusCode;
+use serde_json::Value;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
+
+use super::errors::Problem;
+
+/// How long a body waits for room.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// What room is counted in.
+const UNIT: usize = 1 << 10;
+/// Of the memory, the part for bodies that arrive; twice as much is for those that are parsed. The
+/// rest is for answers.
+const PARTS: usize = 4;
+
+/// The memory of this process for bodies.
+#[derive(Clone)]
+pub struct Memory {
+    arriving: Lane,
+    /// Apart, so that those who have arrived never wait for each other.
+    parsed: Lane,
+}
+
+/// Room until it is dropped.
+pub struct Held {
+    _room: OwnedSemaphorePermit,
+}
+
+impl Memory {
+    /// So many bytes in all.
+    pub fn new(bytes: usize) -> Self {
+        Self { arriving: Lane::new(bytes / PARTS), parsed: Lane::new(bytes / PARTS * 2) }
+    }
+
+    /// Bytes of a body at most.
+    pub fn most(&self) -> usize {
+        self.arriving.units * UNIT
+    }
+
+    /// Waits for room for a body of this size.
+    ///
+    /// # Errors
+    /// 413 for more than there is at all, 503 when too many others are there.
+    pub async fn for_arrival(&self, bytes: usize) -> Result<Held, Problem> {
+        self.arriving.hold(bytes).await
+    }
+
+    /// Waits for room for what a body [takes](cost).
+    ///
+    /// # Errors
+    /// As [`Memory::for_arrival`].
+    pub async fn for_parsed(&self, bytes: usize) -> Result<Held, Problem> {
+        self.parsed.hold(bytes).await
+    }
+}
+
+/// Room that bodies wait for in the order in which they come.
+#[derive(Clone)]
+struct Lane {
+    room: Arc<Semaphore>,
+    units: usize,
+}
+
+impl Lane {
+    fn new(bytes: usize) -> Self {
+        let units = (bytes / UNIT).clamp(1, u32::MAX as usize);
+        Self { room: Arc::new(Semaphore::new(units)), units }
+    }
+
+    async fn hold(&self, bytes: usize) -> Result<Held, Problem> {
+        let wanted = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX);
+        if wanted as usize > self.units {
+            let detail = "the body takes more memory than there is for bodies (VECMILL_MEMORY_MB); \
+                          send fewer nodes or values at once";
+            return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail));
+        }
+        match timeout(PATIENCE, Arc::clone(&self.room).acquire_many_owned(wanted)).await {
+            Ok(Ok(room)) => Ok(Held { _room: room }),
+            // It is never closed.
+            Ok(Err(_)) | Err(_) => Err(Problem::unavailable(
+                "there is no memory for the body now, because of other requests; try again later",
+            )),
+        }
+    }
+}
+
+/// Bytes of a value in its place.
+const VALUE: usize = size_of::<Value>();
+/// What comes with a block of the heap.
+const BLOCK: usize = 32;
+/// A member of an object: name, value, hash and its place in the index; what grows has room for
+/// twice as many.
+const MEMBER: usize = 2 * (VALUE + 64);
+/// Copies of the bytes that are made until a node is written: of its texts, and as a statement.
+const COPIES: usize = 4;
+
+/// Bytes that a body takes while it is parsed and worked on, at most and about: what stands in it is
+/// counted, and not what it is.
+pub fn cost(body: &[u8]) -> usize {
+    let (mut members, mut blocks, mut is_text, mut is_escaped) = (1, 1, false, false);
+    for byte in body {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' => is_escaped = is_text,
+            b'"' => {
+                is_text = !is_text;
+                blocks += usize::from(is_text);
+            }
+            _ if is_text => {}
+            b',' => members += 1,
+            b'[' | b'{' => {
+                members += 1;
+                blocks += 1;
+            }
+            _ => {}
+        }
+    }
+    members * MEMBER + blocks * BLOCK + COPIES * body.len()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn what_counts_is_how_many_values_there_are() {
+        let text = format!("\"{}\"", "[0],{\\\"".repeat(1000));
+        assert!(cost(text.as_bytes()) < 5 * text.len() + 1000);
+        let arrays = format!("[{}[0]]", "[0],".repeat(1000));
+        assert!(cost(arrays.as_bytes()) > 2000 * VALUE);
+        let members = format!("{{{}\"z\":0}}", "\"a\":0,".repeat(1000));
+        assert!(cost(members.as_bytes()) > 1000 * VALUE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_finds_no_room_waits_for_it_and_not_for_ever() {
+        let memory = Memory::new(8 << 20);
+        assert_eq!(memory.for_parsed(5 << 20).await.err().unwrap().status, 413);
+        let first = memory.for_parsed(3 << 20).await.ok().unwrap();
+        let refused = memory.for_parsed(2 << 20).await.err().unwrap();
+        assert_eq!((refused.status.as_u16(), refused.retry_after.is_some()), (503, true));
+        assert!(memory.for_arrival(2 << 20).await.is_ok(), "who arrives has room of its own");
+        let waiting = memory.for_parsed(2 << 20);
+        tokio::pin!(waiting);
+        assert!(timeout(Duration::from_secs(1), &mut waiting).await.is_err());
+        drop(first);
+        assert!(waiting.await.is_ok());
+    }
+}

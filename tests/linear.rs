@@ -1,0 +1,128 @@
+//! Work on what a stranger sends takes time that is linear in it: twice the size, at most two and a
+//! half times the time, up to the size of a body.
+//!
+//! The one test here that looks at a clock. It takes the least of several runs, and looks again before
+//! it fails, so that neighbours do not decide it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use std::{
+    hint::black_box,
+    time::{Duration, Instant},
+};
+
+use common::TestApp;
+use reqwest::header::CONTENT_TYPE;
+
+use serde_json::{Map, Value, json};
+use tokio::runtime::Runtime;
+use vecmill::domain::{NodePatch, patch::Editable};
+
+/// The size of the largest body.
+const MOST_BYTES: usize = 10 << 20;
+/// Where the doubling begins.
+const LEAST_BYTES: usize = 128 << 10;
+/// A size whose work takes long enough to be measured.
+const MEASURABLE: Duration = Duration::from_millis(2);
+const FACTOR: f64 = 2.5;
+const RUNS: usize = 2;
+const LOOKS: usize = 5;
+
+/// The least time of some runs; what a run works on is made before the clock starts.
+fn time_of<T>(make: &impl Fn() -> T, work: &impl Fn(T)) -> Duration {
+    let run = || {
+        let input = make();
+        let began = Instant::now();
+        work(black_box(input));
+        began.elapsed()
+    };
+    (0..RUNS).map(|_| run()).min().unwrap()
+}
+
+/// Doubles the size, up to that of the largest body.
+fn is_linear<T>(name: &str, make: impl Fn(usize) -> T, work: impl Fn(T)) {
+    let time = |bytes: usize| time_of(&|| make(bytes), &work);
+    let mut bytes = LEAST_BYTES;
+    let mut one = time(bytes);
+    while bytes * 2 <= MOST_BYTES {
+        let mut two = time(bytes * 2);
+        let mut ratios = Vec::new();
+        while two > MEASURABLE && two.as_secs_f64() > FACTOR * one.as_secs_f64() {
+            ratios.push(two.as_secs_f64() / one.as_secs_f64());
+            assert!(ratios.len() < LOOKS, "{name}: {bytes} bytes, and twice as many: {ratios:?}");
+            (one, two) = (one.max(time(bytes)), two.min(time(bytes * 2)));
+        }
+        (bytes, one) = (bytes * 2, two);
+    }
+}
+
+/// An object of so many bytes, with short names.
+fn object(bytes: usize, value: &Value) -> Map<String, Value> {
+    (0..bytes / 16).map(|i| (format!("k{i:08}"), value.clone())).collect()
+}
+
+#[test]
+fn a_merge_patch_that_removes_adds_and_changes() {
+    for (name, value) in
+        [("removes", Value::Null), ("changes", json!(2)), ("nests", json!({"a": null}))]
+    {
+        is_linear(
+            name,
+            |bytes| {
+                let props = object(bytes, &json!({"a": 1}));
+                let patch =
+                    NodePatch { props: Some(object(bytes, &value)), ..NodePatch::default() };
+                (Editable { props, ..Editable::default() }, patch)
+            },
+            |(node, patch)| drop(black_box(patch.apply(node))),
+        );
+    }
+}
+
+/// A node whose properties hold `begin`, then `unit` again and again, then `end`.
+fn node_of(begin: &str, unit: &str, end: &str, bytes: usize) -> String {
+    let middle = unit.repeat(bytes / unit.len());
+    format!(r#"{{"classes":["a"],"props":{{"text":"x","v":{begin}{middle}{end}}}}}"#)
+}
+
+/// Bodies that are refused at their very end, so that all of them is looked at, and no database.
+#[test]
+fn a_body_that_is_refused_at_its_end() {
+    let runtime = Runtime::new().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let settings = [("EMBEDDING_ASYNC", "false")];
+    let app = runtime.block_on(TestApp::serve(dir.path(), &settings));
+    let (client, url) = (reqwest::Client::new(), format!("{}/nodes", app.url()));
+    let post = |body: String| {
+        let request = client.post(&url).header(CONTENT_TYPE, "application/json").body(body);
+        let status = runtime.block_on(request.send()).unwrap().status().as_u16();
+        assert!(status == 422 || status == 400, "{status}");
+    };
+    let nul = r#""\u0000""#;
+    for (name, begin, unit, end) in [
+        ("arrays of one", "[", "[0],", &*format!("{nul}]")),
+        ("objects of one", "[", r#"{"a":0},"#, &*format!("{nul}]")),
+        ("nested once more", "[", "[[[[]]]],", &*format!("{nul}]")),
+        ("numbers", "[", "0.1234567890123456789e10,", &*format!("{nul}]")),
+        ("one string", "\"", "ü", "\\u0000\""),
+        ("escapes", "\"", "\\u00fc\\n", "\\u0000\""),
+        ("white space", "[", "\n \t", &*format!("{nul}]")),
+        ("never closed", "[", "[0],", ""),
+    ] {
+        is_linear(name, |bytes| node_of(begin, unit, end, bytes - 100), post);
+    }
+    let members = |bytes: usize, last: &str| {
+        let members: String = (0..bytes / 16).map(|i| format!(r#""k{i:08}":0,"#)).collect();
+        format!(r#"{{"classes":["a"],"props":{{{members}{last}}}}}"#)
+    };
+    is_linear("members", |bytes| members(bytes, &format!(r#""z":{nul}"#)), post);
+    is_linear("a member twice", |bytes| members(bytes, r#""k00000000":1"#), post);
+    is_linear(
+        "fields that are not known",
+        |bytes| members(bytes, r#""z":0"#).replacen(r#""props":{"#, r#""prop":{"#, 1),
+        post,
+    );
+    runtime.block_on(app.stop());
+}
