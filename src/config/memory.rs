@@ -13,7 +13,7 @@ const PART: u64 = 4;
 pub(super) fn memory(given: Option<&str>) -> Result<usize, ConfigError> {
     let megabytes = match given {
         Some(given) => parse::integer("VECMILL_MEMORY_MB", given, LEAST_MB..=1 << 30)?,
-        None => (there_is().unwrap_or(0) / PART >> 20).max(LEAST_MB),
+        None => (there_is().unwrap_or(0) / (PART << 20)).max(LEAST_MB),
     };
     Ok(usize::try_from(megabytes << 20).unwrap_or(usize::MAX))
 }
