@@ -15,6 +15,8 @@ mod changes;
 mod claims;
 #[path = "queue/clock.rs"]
 mod clock;
+#[path = "queue/deep.rs"]
+mod deep;
 #[path = "queue/fair.rs"]
 mod fair;
 #[path = "queue/leases.rs"]

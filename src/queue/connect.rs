@@ -1,5 +1,7 @@
 //! The first connection: is it a server that can be used, and may we use it?
 
+use std::sync::atomic::AtomicU64;
+
 use fred::{
     clients::Client,
     error::{Error, ErrorKind},
@@ -42,7 +44,8 @@ impl Queue {
         let commands = Link::connect(recipe(false)).await?;
         let waiter_recipe = recipe(true);
         let (waiter, dlq_max) = (OnceCell::new(), config.dlq_max);
-        let queue = Self { commands, waiter, waiter_recipe, keys, scripts, dlq_max };
+        let unread = AtomicU64::default();
+        let queue = Self { commands, waiter, waiter_recipe, keys, scripts, dlq_max, unread };
         queue.check_server().await.map_err(|error| error.at(&address.place()))?;
         Ok(queue)
     }

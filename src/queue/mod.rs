@@ -16,7 +16,7 @@ mod sample;
 mod scripts;
 mod work;
 
-use std::time::Duration;
+use std::{sync::atomic::AtomicU64, time::Duration};
 
 use fred::{
     error::{Error, ErrorKind},
@@ -44,6 +44,8 @@ pub struct Queue {
     keys: Keys,
     scripts: Scripts,
     dlq_max: u64,
+    /// Entries that no claim has looked at yet, as the last one saw it.
+    unread: AtomicU64,
 }
 
 /// The names of the keys.
@@ -75,6 +77,7 @@ impl Keys {
             ours("sweep-lock"),
             ours("reclaim-lock"),
             ours("clock"),
+            ours("behind"),
         ];
         Self {
             queue: config.queue_key.clone(),

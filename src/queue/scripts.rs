@@ -1,10 +1,10 @@
-//! The Lua scripts, each with the common part before it, and some with another that they share; two
+//! The Lua scripts, each with the common part before it, and some with others that they share; two
 //! stand alone, because they must run where nothing may be assumed.
 
 use fred::types::scripts::Script;
 
 macro_rules! scripts {
-    ($($name:ident $(after $part:ident)?),*; alone $($alone:ident),*) => {
+    ($($name:ident $(after $($part:ident)+)?),*; alone $($alone:ident),*) => {
         /// One field a script, named as its file in `lua/`.
         pub(super) struct Scripts {
             $(pub(super) $name: Script,)*
@@ -16,7 +16,7 @@ macro_rules! scripts {
                 Self {
                     $($name: Script::from_lua(concat!(
                         include_str!("lua/common.lua"),
-                        $(include_str!(concat!("lua/", stringify!($part), ".lua")),)?
+                        $($(include_str!(concat!("lua/", stringify!($part), ".lua")),)+)?
                         include_str!(concat!("lua/", stringify!($name), ".lua")),
                     )),)*
                     $($alone: Script::from_lua(
@@ -36,20 +36,21 @@ scripts!(
     ack,
     cancel,
     change,
-    claim after fair,
+    claim after books turns fair,
     clear,
     dead_letter,
     depths,
     enqueue,
     expired,
     extend,
-    forget after fair,
-    hand_back after fair,
+    forget after books,
+    hand_back after books,
     lock,
     misused,
     promote,
     publish,
-    reclaim after fair,
+    read after books turns,
+    reclaim after books turns fair,
     recount,
     reserve,
     retry,

@@ -3,7 +3,7 @@
 --       6 most bytes of entries in an answer of several, 7 how many jobs of a tenant may be
 --       claimed (-1: any number),
 --       then pairs: tenant, how many of its jobs instead
--- Answer: token, entry, token, entry, …
+-- Answer: how many new entries are still to be read (read.lua), then token, entry, token, entry, …
 local wrong = wrong_type(queue, inflight, leases)
 if wrong then return wrong end
 
@@ -13,34 +13,34 @@ if length == 0 then
   note({}, 0, -1)
 end
 if length == 0 or wanted == 0 then
-  return {}
+  return {'0'}
 end
 local arranged = keep_order(wanted, length)
 
 -- Picks in order, passing over tenants that are at their limit; answers also how many of these were
 -- among the arranged ones.
 local function pick_around(default_limit, limits)
-  local most = math.min(length, WINDOW + MOST_NEW)
+  local most = math.min(length, WHOLE)
   local size = math.min(wanted * 2, most)
   while true do
     local picked, kept, used, in_order = {}, {}, {}, 0
-    local entries = redis.call('LRANGE', queue, -size, -1)
-    for i = #entries, 1, -1 do
-      local tenant = tenant_of(entries[i])
+    local entries = slice(length - size, length - 1)
+    for i, entry in ipairs(entries) do
+      local tenant = tenant_of(entry)
       local limit = limits[tenant] or default_limit
       if #picked < wanted and (used[tenant] or 0) < limit then
         used[tenant] = (used[tenant] or 0) + 1
-        picked[#picked + 1] = entries[i]
-        if #entries - i < arranged then
+        picked[#picked + 1] = entry
+        if i <= arranged then
           in_order = in_order + 1
         end
       else
-        kept[#kept + 1] = entries[i]
+        kept[#kept + 1] = entry
       end
     end
-    if #picked == wanted or size == most then
+    if #picked == wanted or size == most or #entries < size then
       if #picked > 0 then
-        rewrite(size, kept)
+        rewrite(#entries, kept)
       end
       return picked, in_order
     end
@@ -77,16 +77,19 @@ end
 
 note(picked, math.min(#picked, in_order), -1)
 local now, claimed, deadlines = now_ms(), {}, {}
+local answer = {integer(length - arranged)}
 local deadline = integer(now + ARGV[4])
 for i, entry in ipairs(picked) do
   -- Leases of one deadline are listed by their names: digits of one width keep them in order.
   local token = string.format('%s:%09d', ARGV[5], i)
   claimed[#claimed + 1] = token
   claimed[#claimed + 1] = entry
+  answer[#answer + 1] = token
+  answer[#answer + 1] = entry
   deadlines[#deadlines + 1] = deadline
   deadlines[#deadlines + 1] = token
 end
 push('HSET', inflight, claimed)
 push('ZADD', leases, deadlines)
 begin_time(now)
-return claimed
+return answer

@@ -14,13 +14,14 @@ local started = KEYS[9]                            -- tokens whose text is with 
 local changed = KEYS[10]                           -- node in flight → job for its newer text
 local sweep_lock, reclaim_lock = KEYS[11], KEYS[12]
 local clock = KEYS[13]                             -- when the time was last looked at (ms)
+local behind = KEYS[14]                            -- tenants whose jobs stand too deep (turns.lua)
 local pending_prefix, tenant_prefix = ARGV[1] .. ':', ARGV[2] .. ':'
 
 local TYPES = {
   [queue] = 'list', [retry] = 'zset', [dlq] = 'list', [inflight] = 'hash', [leases] = 'zset',
   [reservations] = 'zset', [fair] = 'hash', [orphans] = 'zset', [started] = 'set',
   [changed] = 'hash', [sweep_lock] = 'string', [reclaim_lock] = 'string',
-  [clock] = 'string',
+  [clock] = 'string', [behind] = 'zset',
 }
 
 -- What is wrong with a key that holds another type than it must; nil if nothing is.

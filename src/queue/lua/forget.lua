@@ -11,12 +11,12 @@ if not live_job(node) then
 end
 local place = place_in_queue(node, tonumber(ARGV[5]))
 while place do
-  local entry, unread = redis.call('LINDEX', queue, place), unordered()
+  local entry, new = redis.call('LINDEX', queue, place), unread(redis.call('LLEN', queue))
   ended = ended + redis.call('LREM', queue, 1, entry)
-  if unread and place >= unread then
+  if new and place >= new then
     note({entry}, 1, -1)
-    if place == unread and redis.call('LLEN', queue) > unread then
-      set_edge(redis.call('LLEN', queue) - unread)
+    if place == new and redis.call('LLEN', queue) > new then
+      set_edge(redis.call('LLEN', queue) - new)
     end
   end
   place = place_in_queue(node, tonumber(ARGV[5]))

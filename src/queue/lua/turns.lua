@@ -1,0 +1,228 @@
+-- The entries at the right of the queue stand in turns, one of each tenant in each turn, so that a
+-- claim is a plain pop. Here are the means to put them so; fair.lua says when.
+
+-- So many entries at the right are arranged at once, which takes the server about 3 ms; or all, where
+-- there are no more than so many.
+local WINDOW, WHOLE = 2000, 5000
+-- Bytes of entries that are read at once.
+local MOST_BYTES = 2097152
+-- In fewer claims than this a new arrangement is due where tenants are behind.
+local STALE_BEHIND = 300
+-- Microseconds that an exchange may take for its entries, and entries that the server passes in one
+-- on its way to an entry in the middle.
+local EXCHANGE_TIME, PASSED = 2000, 12500
+-- A tenant is behind if its next job stands so many times deeper than its turn.
+local TOO_DEEP = 4
+-- Tenants behind, each counted once for each of the parts of the queue where it has such jobs.
+local MOST_BEHIND = 10000
+
+-- The entries at these places from the left, the rightmost first, as many as are read at once.
+local function slice(first, last)
+  local entries, bytes, page, from = {}, 0, 50, last + 1
+  while from > first and bytes < MOST_BYTES do
+    local to = from - 1
+    from = math.max(first, from - page)
+    local found = redis.call('LRANGE', queue, from, to)
+    if #found == 0 then
+      break
+    end
+    for i = #found, 1, -1 do
+      entries[#entries + 1] = found[i]
+      bytes = bytes + #found[i]
+    end
+    page = math.max(1, math.min(1000, math.floor((MOST_BYTES - bytes) * #entries / bytes)))
+  end
+  return entries
+end
+
+-- Puts entries in the place of so many at the right; the first is the one to be claimed first.
+local function rewrite(size, entries)
+  local left_to_right, length = {}, #entries
+  for i = 1, length do
+    left_to_right[i] = entries[length + 1 - i]
+  end
+  redis.call('LTRIM', queue, 0, -size - 1)
+  push('RPUSH', queue, left_to_right)
+end
+
+-- How many tenants have jobs that were read.
+local function tenants_in_all()
+  local others = 0
+  for _, value in ipairs(redis.call('HMGET', fair, unpack(FIELDS))) do
+    others = others + (value and 1 or 0)
+  end
+  return redis.call('HLEN', fair) - others
+end
+
+-- Notes which tenants are behind: those of jobs that stay in the part of the queue whose leftmost entry
+-- is the one of this number, with so many read ones to their right, and so few of their own.
+local function note_behind(staying, before, depth, number)
+  if depth <= WINDOW or misuse(behind) or redis.call('ZCARD', behind) >= MOST_BEHIND then
+    return
+  end
+  local each, members = math.max(tenants_in_all(), 1) * TOO_DEEP, {}
+  for tenant in pairs(staying) do
+    if ((before[tenant] or 0) + 1) * each < depth then
+      members[#members + 1] = number
+      members[#members + 1] = integer(number) .. ' ' .. tenant
+    end
+  end
+  if #members > 0 then
+    push('ZADD', behind, members)
+    count({claimed = STALE_BEHIND})
+  end
+end
+
+-- Reads the oldest of so many new entries, which stay where they are.
+local function read(length, new)
+  local entries = slice(math.max(new - MOST_NEW, 0), new - 1)
+  local found, fields = {}, {}
+  for _, entry in ipairs(entries) do
+    add(found, tenant_of(entry), 1)
+  end
+  local changes = {total = #entries}
+  for tenant, many in pairs(found) do
+    fields[#fields + 1] = 'of ' .. tenant
+    changes['of ' .. tenant] = many
+  end
+  local numbers, before = books_of(fields), {}
+  for tenant in pairs(found) do
+    before[tenant] = numbers['of ' .. tenant]
+  end
+  count(changes)
+  set_edge(length - new + #entries)
+  note_behind(found, before, length - new, book('total'))
+  return new - #entries
+end
+
+-- Changes places: jobs of tenants that are behind, of one part of the queue, with jobs of tenants that
+-- have more than their turns in the window. The parts take turns. Answers the window's entries as they
+-- are then, each with its tenant; `here` is how many of each tenant there are.
+local function exchange(entries, tenants, here, length, new)
+  local window, last = #entries, book('exchanged')
+  local found = redis.call('ZRANGEBYSCORE', behind, '(' .. integer(last), '+inf', 'LIMIT', 0, 1,
+    'WITHSCORES')
+  if #found == 0 then
+    found = redis.call('ZRANGE', behind, 0, 0, 'WITHSCORES')
+  end
+  local number = tonumber(found[2])
+  redis.call('HSET', fair, 'exchanged', integer(number))
+  local first = new + book('total') - number
+  local after = math.min(first + MOST_NEW, length - window)
+  local members = redis.call('ZRANGEBYSCORE', behind, number, number)
+  if first < new or first >= after then
+    push('ZREM', behind, members)
+    return entries, tenants
+  end
+
+  local live, named = 0, {}
+  for _ in pairs(here) do
+    live = live + 1
+  end
+  for _, member in ipairs(members) do
+    named[match(member, '^%d+ (.*)$') or ''] = member
+  end
+  local share = math.max(math.floor(window / (live + #members)), 1)
+  local cost = 4 + math.min(first, length - first) / PASSED
+  local most = math.max(math.floor(EXCHANGE_TIME / cost / #members), 1)
+  local places, theirs, owners, taken, left = {}, {}, {}, {}, {}
+  local part = slice(first, after - 1)
+  for i, entry in ipairs(part) do
+    local tenant = tenant_of(entry)
+    if named[tenant] then
+      local many = taken[tenant] or 0
+      if many < most and many + (here[tenant] or 0) < share and #places * cost < EXCHANGE_TIME then
+        taken[tenant] = many + 1
+        places[#places + 1], theirs[#theirs + 1], owners[#owners + 1] = after - i, entry, tenant
+      else
+        left[tenant] = true
+      end
+    end
+  end
+  -- The last of the window give way, of tenants that have more than their share.
+  local stays, gone, giving = {}, 0, {}
+  for i = window, 1, -1 do
+    local tenant = tenants[i]
+    if gone < #places and here[tenant] > share then
+      gone = gone + 1
+      giving[gone], here[tenant] = entries[i], here[tenant] - 1
+    else
+      stays[#stays + 1] = i
+    end
+  end
+  local all, whose = {}, {}
+  for i = #stays, 1, -1 do
+    all[#all + 1], whose[#whose + 1] = entries[stays[i]], tenants[stays[i]]
+  end
+  for i = 1, #places do
+    if i <= gone then
+      redis.call('LSET', queue, places[i], giving[i])
+      all[#all + 1], whose[#whose + 1] = theirs[i], owners[i]
+    else
+      left[owners[i]] = true
+    end
+  end
+  local done = {}
+  for tenant, member in pairs(named) do
+    if not left[tenant] and #part == after - first then
+      done[#done + 1] = member
+    end
+  end
+  push('ZREM', behind, done)
+  set_edge(length - new)
+  return all, whose
+end
+
+-- Puts so many entries at the right in turns. Where they were not all read before, or are all that
+-- there are, the books are written anew.
+local function arrange(length, window, now, new)
+  local entries, tenants, here, turns, counts = slice(length - window, length - 1), {}, {}, {}, {}
+  window = #entries
+  for i, entry in ipairs(entries) do
+    tenants[i] = tenant_of(entry)
+    add(here, tenants[i], 1)
+  end
+  local is_anew = not new or window == length
+  if not is_anew and not misuse(behind) and redis.call('ZCARD', behind) > 0 then
+    entries, tenants = exchange(entries, tenants, here, length, new)
+  end
+  for i, entry in ipairs(entries) do
+    local tenant = tenants[i]
+    local turn = (counts[tenant] or 0) + 1
+    counts[tenant] = turn
+    local in_turn = turns[turn]
+    if in_turn then
+      in_turn[#in_turn + 1] = entry
+    else
+      turns[turn] = {entry}
+    end
+  end
+  if #turns[1] > 1 then
+    local in_order = {}
+    for _, in_turn in ipairs(turns) do
+      for _, entry in ipairs(in_turn) do
+        in_order[#in_order + 1] = entry
+      end
+    end
+    rewrite(window, in_order)
+  end
+  if misuse(fair) then
+    return window
+  end
+  if is_anew then
+    local books = {'total', window}
+    for tenant, all in pairs(counts) do
+      books[#books + 1] = 'of ' .. tenant
+      books[#books + 1] = all
+    end
+    redis.call('DEL', fair)
+    if not misuse(behind) then
+      redis.call('DEL', behind)
+    end
+    push('HSET', fair, books)
+    set_edge(window)
+  end
+  redis.call('HSET', fair, 'at', integer(now), 'merged', integer(now))
+  redis.call('HDEL', fair, 'claimed')
+  return is_anew and window or length - new
+end
