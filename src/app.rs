@@ -12,8 +12,8 @@ use crate::{
     inference::{self, Model},
     queue::{Limits, PrivateRedis, Queue, QueueError},
     runtime::{
-        Context, EmbedInfo, InlineEmbedder, LoadedInfo, Mode, RestartIntensity, Runtime, Sight,
-        Workers, WorkersReady,
+        Context, EmbedInfo, InlineEmbedder, LoadedInfo, Mode, Recounts, RestartIntensity, Runtime,
+        Sight, Workers, WorkersReady,
     },
     shutdown::Signals,
     store::{Store, StoreError, TextRule},
@@ -175,6 +175,7 @@ impl App {
                     config: worker.clone(),
                     device_up: watch::Sender::new(true),
                     sight: Sight::default(),
+                    recounts: Recounts::default(),
                 };
                 let device = context.device_up.subscribe();
                 let workers = Workers::start(Arc::new(context), intensity).await?;

@@ -11,6 +11,7 @@ mod connect;
 mod error;
 mod link;
 mod private_redis;
+mod recount;
 mod repair;
 mod sample;
 mod scripts;
@@ -28,7 +29,8 @@ use tokio::{sync::OnceCell, time::Instant};
 pub use admission::{Admission, Enqueued, Limits, Reservation};
 pub use error::{QueueError, Reason};
 pub use private_redis::{PrivateRedis, PrivateRedisError};
-pub use repair::{Expired, Lock, Recount};
+pub use recount::{Counted, Recount, Structure};
+pub use repair::{Expired, Lock};
 pub use work::{Claimed, DeadLetter, Lease, TenantLimits};
 
 use crate::config::QueueConfig;

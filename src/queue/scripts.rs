@@ -38,6 +38,7 @@ scripts!(
     change,
     claim after books turns fair,
     clear,
+    counts after books,
     dead_letter,
     depths,
     enqueue,
@@ -46,16 +47,22 @@ scripts!(
     forget after books,
     hand_back after books,
     lock,
+    mark,
     misused,
+    orphans,
+    pass,
     promote,
     publish,
     read after books turns,
     reclaim after books turns fair,
     recount,
+    relock,
     reserve,
     retry,
     sample,
     start,
-    unlock;
+    successors,
+    unlock,
+    waiting;
     alone permissions, write
 );

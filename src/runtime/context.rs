@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
-use super::absent::Sight;
+use super::{absent::Sight, recount::Recounts};
 use crate::{config::WorkerConfig, inference::Model, queue::Queue, store::Store};
 
 /// The parts that work is done with.
@@ -22,6 +22,8 @@ pub struct Context {
     pub device_up: watch::Sender<bool>,
     /// Whether this database is the one that the jobs are about.
     pub sight: Sight,
+    /// What was done of the recounts that go step by step.
+    pub recounts: Recounts,
 }
 
 /// Seconds since 1970.

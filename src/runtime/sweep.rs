@@ -1,10 +1,6 @@
 //! What the RetryScheduler does: due retries, lost leases, orphaned rows, wrong counts.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use tracing::{error, info, warn};
 use uuid::Uuid;
@@ -13,11 +9,12 @@ use super::{
     context::{Context, unix_now},
     endings::report_evictions,
     outage::Outage,
+    recount::{Counting, recount, recount_in_steps},
     worker::Held,
 };
 use crate::{
     domain::{Action, Job, NodeStatus},
-    queue::{DeadLetter, Enqueued, Lock, QueueError, Recount},
+    queue::{DeadLetter, Enqueued, Lock, QueueError},
     store::{Candidate, Outcome, Store, StoreError, Subject},
     telemetry::{Chain, metrics},
 };
@@ -26,14 +23,12 @@ use crate::{
 /// first loss, which it may share with a whole batch, only makes it run alone: under kills that have
 /// nothing to do with texts, a loss that may be anybody's buried one of 6,000 harmless ones.
 const LOST_MAX: u32 = 3;
-/// The lock of the sweep outlives a sweep, but not long a process that died in it.
+/// The lock of the sweep is held as long as that lasts, but not long for a process that died in it.
 const SWEEP_TTL: Duration = Duration::from_secs(30);
 /// The same for a look after lost workers.
 const RECLAIM_TTL: Duration = Duration::from_secs(10);
 /// Rows looked at together.
 const PAGE: u64 = 500;
-/// A recount asks again while foreign consumers start on jobs.
-const RECOUNT_ROUNDS: usize = 5;
 
 /// Why a sweep ended early.
 #[derive(Debug, thiserror::Error)]
@@ -159,52 +154,37 @@ async fn return_to_queue(store: &Store, nodes: Vec<Uuid>) -> Result<(), StoreErr
 
 /// One sweep, unless another process is at it.
 pub async fn sweep(context: Arc<Context>) -> Result<(), SweepError> {
-    let Some(lock) = context.queue.lock(Lock::Sweep, SWEEP_TTL).await? else { return Ok(()) };
-    let outcome = async {
-        // What can be done without the key that is named here is done.
-        let keys = context.queue.check_keys().await;
-        let recounted = recount(&context).await;
-        enqueue_lost(&context).await?;
-        recounted.and(Ok(keys?))
-    }
-    .await;
-    context.queue.unlock(Lock::Sweep, &lock).await?;
+    let queue = &context.queue;
+    let Some(lock) = queue.lock(Lock::Sweep, SWEEP_TTL).await? else { return Ok(()) };
+    let lost = async {
+        loop {
+            tokio::time::sleep(SWEEP_TTL / 3).await;
+            // A server that does not answer now may do so before the lock runs out.
+            if let Ok(false) = queue.hold(Lock::Sweep, &lock, SWEEP_TTL).await {
+                return;
+            }
+        }
+    };
+    let outcome = tokio::select! {
+        outcome = sweep_all(&context) => outcome,
+        () = lost => {
+            info!("another process sweeps");
+            return Ok(());
+        }
+    };
+    queue.unlock(Lock::Sweep, &lock).await?;
     outcome
 }
 
-async fn recount(context: &Context) -> Result<(), SweepError> {
-    let mut tenants: HashMap<String, String> = HashMap::new();
-    for _ in 0..RECOUNT_ROUNDS {
-        match context.queue.recount(context.config.orphan_after, &tenants).await? {
-            Recount::TooDeep => return Ok(()),
-            Recount::Ask(nodes) => {
-                let ids: Vec<Uuid> = nodes.iter().filter_map(|node| node.parse().ok()).collect();
-                let known = context.store.tenants_of(&ids).await?;
-                tenants.extend(nodes.into_iter().map(|node| (node, String::new())));
-                tenants.extend(
-                    known.into_iter().map(|(id, tenant)| (id.to_string(), tenant.to_string())),
-                );
-            }
-            Recount::Done { tenant_counts, pending_keys, leases, given_up, mistyped } => {
-                for tenant in mistyped {
-                    warn!(%tenant, "the pending count of a tenant was no string; counted anew");
-                }
-                for (kind, count) in [
-                    ("tenant_count", tenant_counts),
-                    ("pending_key", pending_keys),
-                    ("lease", leases),
-                    ("orphan", given_up),
-                ] {
-                    metrics::repairs(kind, count);
-                    if count > 0 {
-                        info!(kind, count, "the sweep mended");
-                    }
-                }
-                return Ok(());
-            }
-        }
+async fn sweep_all(context: &Context) -> Result<(), SweepError> {
+    // What can be done without the key that is named here is done.
+    let keys = context.queue.check_keys().await;
+    let recounted = recount(context).await;
+    enqueue_lost(context).await?;
+    if recounted? == Counting::IsDeep {
+        recount_in_steps(context).await?;
     }
-    Ok(())
+    Ok(keys?)
 }
 
 /// Enqueues rows that wait for a job that does not exist.

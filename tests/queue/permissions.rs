@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 use vecmill::{
     config::Settings,
-    queue::{DeadLetter, Lock, Queue, QueueError, Recount},
+    queue::{DeadLetter, Lock, Queue, QueueError, Recount, Structure},
 };
 
 use super::support::*;
@@ -49,6 +49,8 @@ async fn the_rules_in_the_readme_are_enough_for_everything() {
     assert_eq!(test.queue.publish(&reservation, &three).await.unwrap(), 3);
     let reservation = test.reserved(&tenant, 1).await;
     test.queue.cancel(&reservation).await.unwrap();
+    let recount = test.queue.recount(LEASE, &Default::default()).await.unwrap();
+    assert!(matches!(recount, Recount::Done { .. }), "{recount:?}");
     test.enqueue(&jobs("other", 2100)).await;
     let reservation = test.reserved(&tenant, 1).await;
     test.queue.change(&reservation, &same_node(&three[0])).await.unwrap();
@@ -71,8 +73,17 @@ async fn the_rules_in_the_readme_are_enough_for_everything() {
     assert_eq!(test.reclaim_expired().await, 1);
     test.queue.forget(node, &tenant).await.unwrap();
     let recount = test.queue.recount(LEASE, &Default::default()).await.unwrap();
-    assert!(matches!(recount, Recount::Done { .. }), "{recount:?}");
+    assert_eq!(recount, Recount::TooDeep);
+    for structure in [Structure::Queue, Structure::Retry, Structure::InFlight] {
+        test.queue.pass(structure, None).await.unwrap();
+    }
+    test.queue.forget_successors().await.unwrap();
+    test.queue.mark_orphans(&[node]).await.unwrap();
+    test.queue.give_up_orphans(LEASE, 1).await.unwrap();
+    test.queue.waiting_tenants("0").await.unwrap();
+    test.queue.recount_tenants(&[("acme".to_owned(), 0)]).await.unwrap();
     let lock = test.queue.lock(Lock::Sweep, LEASE).await.unwrap().unwrap();
+    assert!(test.queue.hold(Lock::Sweep, &lock, LEASE).await.unwrap());
     test.queue.unlock(Lock::Sweep, &lock).await.unwrap();
     test.queue.without_job(&[node]).await.unwrap();
     test.queue.depths().await.unwrap();

@@ -1,9 +1,12 @@
 //! Recounts: keys and counts that are wrong are mended from the jobs that are there.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use uuid::Uuid;
-use vecmill::queue::{Lock, Recount};
+use vecmill::queue::{Counted, Lock, Recount, Structure};
 
 use crate::{
     common::wait_until,
@@ -206,19 +209,126 @@ async fn jobs_of_unknown_shape_are_counted_as_far_as_they_can_be() {
     assert_eq!(test.depths().await[0], 4);
 }
 
+/// What the steps of a long recount mended: pending keys, leases and tenant counts; all nodes seen.
+async fn in_steps(test: &TestQueue, tenants: &[(&str, u64)]) -> ([u64; 3], HashSet<Uuid>) {
+    let (mut keys, mut leases, mut nodes) = (0, 0, HashSet::new());
+    for structure in [Structure::Retry, Structure::Queue, Structure::InFlight] {
+        let mut cursor: Option<String> = None;
+        loop {
+            let passed = test.queue.pass(structure, cursor.as_deref()).await.unwrap();
+            assert!(passed.nodes.len() <= 1_100, "a step is small");
+            keys += passed.pending_keys;
+            leases += passed.leases;
+            nodes.extend(passed.nodes);
+            cursor = passed.next;
+            if cursor.is_none() {
+                break;
+            }
+        }
+    }
+    let tenants: Vec<(String, u64)> =
+        tenants.iter().map(|(tenant, foreign)| ((*tenant).to_owned(), *foreign)).collect();
+    match test.queue.recount_tenants(&tenants).await.unwrap() {
+        Counted::Done { mended, mistyped } => {
+            assert_eq!(mistyped.len(), 0);
+            ([keys, leases, mended], nodes)
+        }
+        Counted::Unknown => panic!("the jobs are known"),
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_queue_that_is_too_deep_is_left_alone() {
+async fn a_deep_queue_is_recounted_in_steps() {
     let test = TestQueue::start().await;
-    test.enqueue(&jobs("acme", 20_001)).await;
-    test.redis.cli(&["SET", &count_key("acme"), "7"]);
+    let all = [jobs("acme", 20_000), jobs("other", 3_000)].concat();
+    for jobs in all.chunks(1_500) {
+        test.enqueue(jobs).await;
+        // Whoever claims has read what is new.
+        crate::fair::claim_merged(&test, 1).await;
+    }
+    let claimed: Vec<_> = test.claim(40).await.into_iter().map(held).collect();
+    for (lease, job) in &claimed[..20] {
+        test.queue.retry(&[(lease.clone(), job.clone(), LEASE)]).await.unwrap();
+    }
+    test.enqueue(&jobs("new", 10)).await;
     let deep = test.queue.recount(ORPHAN_AFTER, &HashMap::new()).await.unwrap();
     assert_eq!(deep, Recount::TooDeep);
-    test.claim(1).await.into_iter().map(held).for_each(drop);
-    assert_eq!(test.queue.recount(ORPHAN_AFTER, &HashMap::new()).await.unwrap(), Recount::TooDeep);
-    let done: Vec<_> = test.claim(1).await.into_iter().map(held).collect();
-    test.queue.ack(&done).await.unwrap();
-    assert_eq!(recount(&test, &[]).await[0], 1);
-    assert_eq!(test.count("acme"), "20000");
+    let tenants = [("acme", 0), ("other", 0), ("gone", 0), ("new", 0)];
+    assert_eq!(in_steps(&test, &tenants).await.0, [0, 0, 0], "what is right is left alone");
+
+    test.redis.cli(&["SET", &count_key("acme"), "7"]);
+    test.redis.cli(&["DEL", &count_key("other")]);
+    test.redis.cli(&["SET", &count_key("gone"), "3"]);
+    for lost in [&all[5_000], &all[22_999]] {
+        test.redis.cli(&["DEL", &format!("embedding:pending:{}", lost.node_id)]);
+    }
+    let expiring = format!("embedding:pending:{}", all[10_000].node_id);
+    test.redis.cli(&["EXPIRE", &expiring, "3600"]);
+    test.redis.cli(&["DEL", "embedding:queue:leases"]);
+    let in_flight = test.redis.cli(&["HLEN", "embedding:queue:inflight"]).parse().unwrap();
+    let (mended, nodes) = in_steps(&test, &tenants).await;
+    assert_eq!(mended, [2, in_flight, 3]);
+    assert_eq!(["acme", "other", "gone"].map(|t| test.count(t)), ["20000", "3000", ""]);
+    assert_eq!(nodes.len(), 23_010, "all were seen");
+    assert_eq!(test.pending(all[5_000].node_id), all[5_000].job_id);
+    assert_eq!(test.redis.cli(&["TTL", &expiring]), "-1");
+    // A job with a foreign consumer counts too.
+    assert_eq!(in_steps(&test, &[("acme", 2)]).await.0, [0, 0, 1]);
+    assert_eq!(test.count("acme"), "20002");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn counts_are_left_alone_while_jobs_are_not_known() {
+    let test = TestQueue::start().await;
+    test.enqueue(&jobs("acme", 6_000)).await;
+    let acme = [("acme".to_owned(), 0)];
+    assert_eq!(test.queue.recount_tenants(&acme).await.unwrap(), Counted::Unknown, "no books");
+    for _ in 0..3 {
+        crate::fair::claim_merged(&test, 1).await;
+    }
+    let done = Counted::Done { mended: 0, mistyped: Vec::new() };
+    assert_eq!(test.queue.recount_tenants(&acme).await.unwrap(), done);
+    test.redis.cli(&["RPOP", "embedding:queue", "3"]);
+    crate::fair::claim_merged(&test, 1).await;
+    assert_eq!(test.queue.recount_tenants(&acme).await.unwrap(), Counted::Unknown, "others took");
+    assert_eq!(test.count("acme"), "6000");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_without_a_job_are_given_up_at_any_depth() {
+    let test = TestQueue::start().await;
+    let live = test.enqueue_one("acme").await.node_id;
+    let orphans: Vec<Uuid> = (0..1_200).map(|_| Uuid::new_v4()).collect();
+    for orphan in &orphans {
+        test.redis.cli(&["SET", &format!("embedding:pending:{orphan}"), "1"]);
+    }
+    let mut keys = HashSet::new();
+    let mut pages = test.queue.pending_pages();
+    while let Some(page) = test.queue.next_page(&mut pages).await.unwrap() {
+        keys.extend(page);
+    }
+    assert_eq!(keys.len(), 1_201);
+    let marked = [&orphans[..], &[live, Uuid::new_v4()]].concat();
+    test.queue.mark_orphans(&marked).await.unwrap();
+    // A job that was missed once is seen the next time.
+    in_steps(&test, &[]).await;
+    let (given_up, left) = test.queue.give_up_orphans(ORPHAN_AFTER, 10_000).await.unwrap();
+    assert_eq!((given_up, left.len()), (0, 1_200));
+    let (given_up, left) = test.queue.give_up_orphans(Duration::ZERO, 10_000).await.unwrap();
+    assert_eq!((given_up, left.len()), (1_200, 0));
+    assert_eq!(test.lines(&["KEYS", "embedding:pending:*"]), [format!("embedding:pending:{live}")]);
+    assert_eq!(test.redis.cli(&["KEYS", "*orphans*"]), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_is_held_on_is_kept() {
+    let test = TestQueue::start().await;
+    let short = Duration::from_millis(200);
+    let lock = test.queue.lock(Lock::Sweep, short).await.unwrap().unwrap();
+    assert!(test.queue.hold(Lock::Sweep, &lock, LEASE).await.unwrap());
+    let left: i64 = test.redis.cli(&["PTTL", "embedding:queue:sweep-lock"]).parse().unwrap();
+    assert!(left > 1_000, "{left}");
+    assert!(!test.queue.hold(Lock::Sweep, "another's", LEASE).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -104,17 +104,18 @@ local function unread(length)
   if not edge then
     return nil
   end
-  local at = math.max(length - book('arranged'), 0)
+  local expected = length - book('arranged')
+  local at = math.max(expected, 0)
   local entry = redis.call('LINDEX', queue, at)
-  if entry and mark(entry) == edge then
+  if at == expected and entry and mark(entry) == edge then
     return at
   end
   -- Another program took jobs from the right, or put some there.
-  for step = 1, MOST_NEW do
+  for step = 0, MOST_NEW do
     for _, place in ipairs({at + step, at - step}) do
       entry = place >= 0 and place < length and redis.call('LINDEX', queue, place)
       if entry and mark(entry) == edge then
-        count({lost = math.max(place - at, 0)})
+        count({lost = math.max(place - expected, 0)})
         redis.call('HSET', fair, 'arranged', length - place)
         return place
       end

@@ -233,6 +233,20 @@ local function depth()
   return jobs
 end
 
+-- The node of a job, and the job, if it had to be decoded. Decoding is dear, so a job of ours, or of a
+-- producer in Python, is read where it says it.
+local function node_of(entry)
+  local node = string.match(entry, '^"node_id":"([%x-]+)"', 50)
+    or string.match(entry, '^"node_id": "([%x-]+)"', 52)
+  if node then
+    return node
+  end
+  local ok, job = pcall(cjson.decode, entry)
+  if ok and type(job) == 'table' and type(job.node_id) == 'string' then
+    return job.node_id, job
+  end
+end
+
 -- Whether an entry is a job of the node. Decoding is dear, and most entries do not even hold the
 -- characters of its id.
 local function is_of(entry, node)

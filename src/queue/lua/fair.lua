@@ -153,8 +153,10 @@ end
 local function keep_order(wanted, length)
   local now, new = now_ms(), unread(length)
   local window = length <= WHOLE and length or WINDOW
-  if not new or book('lost') > math.max(length - new, WINDOW) / 4
-    or new > MOST_NEW and window == length then
+  local lost = book('lost')
+  if not new or new > MOST_NEW and window == length
+    or lost > (window == length and 0 or math.max(length - new, WINDOW) / 4)
+      and now - book('at') >= window * PAUSE then
     return arrange(length, window, now)
   end
   -- What is still to come was written by another clock.

@@ -1,6 +1,6 @@
 -- Compares pending keys, tenant counts and leases with the jobs that are really there, and
 -- mends what differs.
--- ARGV: 3 most jobs looked at, 4 age (ms) at which a pending key without a job is given up,
+-- ARGV: 3 most jobs looked at (and as many kB), 4 age (ms) at which a pending key without a job is given up,
 --       5 how many nodes follow, then pairs: node with a pending key, its tenant or '?',
 --       then the tenants that have a count
 -- Answer: {'deep'} | {'ask', node, …}
@@ -29,9 +29,32 @@ local function see(entry)
     count(type(job.tenant_id) == 'string' and job.tenant_id or 'default', 1)
   end
 end
-for _, entry in ipairs(redis.call('LRANGE', queue, 0, -1)) do see(entry) end
-for _, entry in ipairs(redis.call('ZRANGE', retry, 0, -1)) do see(entry) end
-for _, entry in ipairs(redis.call('HVALS', inflight)) do see(entry) end
+-- An entry can be as large as a server takes.
+local bytes = 0
+local function see_all(command, key, jobs)
+  for first = 0, jobs - 1, 50 do
+    for _, entry in ipairs(redis.call(command, key, first, first + 49)) do
+      bytes = bytes + #entry
+      if bytes > ARGV[3] * 1024 then
+        return false
+      end
+      see(entry)
+    end
+  end
+  return true
+end
+for _, token in ipairs(redis.call('HKEYS', inflight)) do
+  local entry = redis.call('HGET', inflight, token)
+  bytes = bytes + #entry
+  if bytes > ARGV[3] * 1024 then
+    return {'deep'}
+  end
+  see(entry)
+end
+if not see_all('LRANGE', queue, redis.call('LLEN', queue))
+  or not see_all('ZRANGE', retry, redis.call('ZCARD', retry)) then
+  return {'deep'}
+end
 for _, reservation in ipairs(redis.call('ZRANGE', reservations, 0, -1)) do
   for tenant, jobs in pairs(reserved_by(reservation)) do count(tenant, jobs) end
 end

@@ -1,0 +1,62 @@
+-- Looks through some jobs of a structure: each gets the pending key and the lease that it lacks, and its
+-- node is no orphan.
+-- ARGV: 3 'queue' (newest first), 'retry' or 'inflight', 4 cursor: '0', then the one answered
+-- Answer: {next cursor ('' at the end), pending keys mended, leases mended, node, …}
+-- A job that moves meanwhile may be seen twice, or not at all.
+local wrong = wrong_type(queue, retry, inflight, leases, orphans)
+if wrong then return wrong end
+
+local MOST_JOBS, MOST_BYTES = 1000, 1048576
+local now, entries, tokens, bytes, cursor = now_ms(), {}, {}, 0, ARGV[4]
+repeat
+  local found = {}
+  if ARGV[3] == 'inflight' then
+    local page = redis.call('HSCAN', inflight, cursor, 'COUNT', 50)
+    cursor = page[1] ~= '0' and page[1] or ''
+    for i = 1, #page[2], 2 do
+      tokens[#tokens + 1], found[#found + 1] = page[2][i], page[2][i + 1]
+    end
+  else
+    local command, key = 'LRANGE', queue
+    if ARGV[3] == 'retry' then
+      command, key = 'ZRANGE', retry
+    end
+    found = redis.call(command, key, cursor, cursor + 49)
+    cursor = #found == 50 and integer(cursor + 50) or ''
+  end
+  for _, entry in ipairs(found) do
+    entries[#entries + 1], bytes = entry, bytes + #entry
+  end
+until cursor == '' or #entries >= MOST_JOBS or bytes >= MOST_BYTES
+
+local nodes, keys, leased = {}, 0, 0
+for _, entry in ipairs(entries) do
+  local node, job = node_of(entry)
+  if node then
+    nodes[#nodes + 1] = node
+    -- A key that a foreign producer lets expire must not, before the job ends.
+    if redis.call('PERSIST', pending_prefix .. node) == 0 and not live_job(node) then
+      local ok
+      if not job then
+        ok, job = pcall(cjson.decode, entry)
+      end
+      local id = type(job) == 'table' and type(job.job_id) == 'string' and job.job_id or '1'
+      redis.call('SET', pending_prefix .. node, id)
+      keys = keys + 1
+    end
+  end
+end
+for _, token in ipairs(tokens) do
+  if not redis.call('ZSCORE', leases, token) then
+    redis.call('ZADD', leases, integer(now), token)
+    leased = leased + 1
+  end
+end
+if redis.call('ZCARD', orphans) > 0 then
+  push('ZREM', orphans, nodes)
+end
+local answer = {cursor, keys, leased}
+for _, node in ipairs(nodes) do
+  answer[#answer + 1] = node
+end
+return answer
