@@ -111,6 +111,8 @@ pub struct WorkerConfig {
     pub batch_texts: usize,
     /// The longest that a model may take for a batch, before it is given up.
     pub batch_timeout: Duration,
+    /// Bytes of texts that are read from the database at once.
+    pub text_bytes: usize,
     /// Whether texts that were embedded before take their vector from the database.
     pub cache: bool,
     /// Embedders.

@@ -8,6 +8,10 @@ use super::{
 };
 use crate::domain::RetryPolicy;
 
+/// Of the memory, what texts may take that are read at once: of a quarter, two claims have a part each,
+/// and a text is there up to three times.
+const TEXTS_PART: usize = 4 * 2 * 3;
+
 /// Environment variables; each is also a flag. Values stay text here, so that a bad one gets an
 /// error of our own that names the variable.
 #[derive(Debug, Clone, clap::Args)]
@@ -157,13 +161,13 @@ impl Settings {
         let data_dir = check!(self.vecmill_data_dir, directory);
         let longest_delay = check!(self.embedding_retry_max_seconds, seconds, parse::SECONDS);
         let (dsn_variable, dsn) = self.dsn(&data_dir)?;
+        let http = self.http.check()?;
         Ok(Config {
             is_async: check!(self.embedding_async, boolean),
             dsn,
             dsn_variable,
             start_patience: check!(self.vecmill_start_patience, seconds, 0.0..=86_400.0),
             queue: self.queue()?,
-            http: self.http.check()?,
             model: self.model.check()?,
             texts: self.texts.check()?,
             worker: WorkerConfig {
@@ -187,6 +191,7 @@ impl Settings {
                     seconds,
                     0.1..=86_400.0
                 ),
+                text_bytes: http.memory / TEXTS_PART,
                 cache: check!(self.embedding_cache, boolean),
                 replicas: check!(self.embedding_replicas, integer, 1..=64) as usize,
                 retry: RetryPolicy {
@@ -195,6 +200,7 @@ impl Settings {
                     max: longest_delay,
                 },
             },
+            http,
             shutdown_grace: check!(self.vecmill_shutdown_grace, seconds, 0.0..=3600.0),
             data_dir,
         })

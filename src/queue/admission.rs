@@ -50,9 +50,9 @@ pub enum Enqueued {
 const RESERVATION_TTL: Duration = Duration::from_secs(60);
 /// Jobs in one call of a script, so that no call holds the server for long.
 const JOBS_PER_CALL: usize = 500;
-/// Entries among which the job of a node that changes or goes is looked for (about 5 ms of the
-/// server's time); a deeper one sees that when it is claimed.
-const SEARCH_MAX_ENTRIES: usize = 20_000;
+/// Entries among which the job of a node that is gone is looked for (about 1 ms of the server's time);
+/// a deeper one is ended when it is claimed.
+const SEARCH_MAX_ENTRIES: usize = 1_000;
 
 impl Queue {
     /// Decides on a request and counts its jobs, in one step: a hundred requests at once cannot
@@ -100,13 +100,11 @@ impl Queue {
         self.run(&self.scripts.publish, args).await
     }
 
-    /// Makes sure that the text of the node of `job`, which has just changed, gets a job: `job`
-    /// itself, or the live one if that will see the new text. Uses the reservation. Returns the
-    /// id of the job.
+    /// Makes sure that the text of the node of `job`, which has just changed, gets a job: `job`, at
+    /// once or in the place of the live one. Uses the reservation. Returns the id of the job.
     pub async fn change(&self, reservation: &Reservation, job: &Job) -> Result<String, QueueError> {
         let mut args = vec![Value::from(reservation.0.as_str())];
         args.extend(job_arguments(job));
-        args.push(SEARCH_MAX_ENTRIES.to_string().into());
         self.run(&self.scripts.change, args).await
     }
 

@@ -80,6 +80,7 @@ impl Keys {
             ours("reclaim-lock"),
             ours("clock"),
             ours("behind"),
+            ours("retrying"),
         ];
         Self {
             queue: config.queue_key.clone(),

@@ -248,15 +248,18 @@ impl Queue {
         }
     }
 
-    /// Forgets what was noted for nodes in flight that have no job any more.
-    pub async fn forget_successors(&self) -> Result<(), QueueError> {
-        let mut cursor = "0".to_owned();
-        loop {
-            cursor = self.run(&self.scripts.successors, vec![cursor.into()]).await?;
-            if cursor == "0" {
-                return Ok(());
+    /// Forgets what is noted of nodes that it is not true of any more.
+    pub async fn tidy(&self) -> Result<(), QueueError> {
+        for notes in ["changed", "retrying"] {
+            let mut cursor = "0".to_owned();
+            loop {
+                cursor = self.run(&self.scripts.tidy, vec![notes.into(), cursor.into()]).await?;
+                if cursor == "0" {
+                    break;
+                }
             }
         }
+        Ok(())
     }
 
     /// Compares the counts of these tenants with the jobs that are there; each comes with the number

@@ -61,7 +61,7 @@ scripts!(
     retry,
     sample,
     start,
-    successors,
+    tidy,
     unlock,
     waiting;
     alone permissions, write

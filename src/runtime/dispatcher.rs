@@ -4,7 +4,7 @@
 //! step that panics takes the Dispatcher down: its leases run out, and other workers get the
 //! jobs.
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Instant};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tracing::{Instrument, info_span, warn};
@@ -57,6 +57,7 @@ pub struct DispatcherState {
     /// What waits to be stored, while other vectors are; that is all that it waits for.
     done: Vec<Done>,
     storing: usize,
+    last_embedded: Option<Instant>,
     looking: Looking,
     preparing: usize,
     drained: Option<RpcReplyPort<()>>,
@@ -89,9 +90,10 @@ impl DispatcherState {
         if !look.claimed.is_empty() {
             self.preparing += 1;
             let estimate = self.room.claimed(look.claimed.len());
+            let batch_tokens = self.room.batch_tokens(self.worker.context.config.batch_tokens);
             let worker = self.worker.clone();
             step(myself, async move {
-                let prepared = prepare(&worker, look.claimed).await;
+                let prepared = prepare(&worker, look.claimed, batch_tokens).await;
                 DispatcherMsg::Prepared { estimate, prepared }
             });
         }
@@ -116,7 +118,7 @@ impl DispatcherState {
     fn prepared(&mut self, myself: &ActorRef<DispatcherMsg>, estimate: Load, prepared: Prepared) {
         self.preparing -= 1;
         let known = Done::Known(prepared.known);
-        self.room.took(estimate, Load::of(&prepared.batches) + known.load());
+        self.room.took(estimate, Load::of(&prepared.batches), known.load());
         prepared.batches.into_iter().for_each(|batch| self.schedule.add(batch));
         if known.load() != Load::default() {
             self.done.push(known);
@@ -165,9 +167,14 @@ impl DispatcherState {
         self.clear(&batch);
         match result.vectors {
             Ok(vectors) => {
+                // While others waited, it had the model since the last one was done.
+                let alone = self.last_embedded.replace(Instant::now()).map(|last| last.elapsed());
+                let took = alone.map_or(result.took, |alone| alone.min(result.took));
+                self.room.embedded(Load::of([&batch]), took);
                 self.schedule.ending();
                 self.done.push(Done::Batch { batch, vectors, took: result.took });
                 self.store(myself);
+                self.fill(myself);
             }
             Err(error) => {
                 let (worker, load) = (self.worker.clone(), Load::of([&batch]));
@@ -288,6 +295,7 @@ impl Actor for Dispatcher {
             room,
             done: Vec::new(),
             storing: 0,
+            last_embedded: None,
             looking: Looking::No,
             preparing: 0,
             drained: None,
@@ -322,7 +330,7 @@ impl Actor for Dispatcher {
                 state.fill(&myself);
             }
             DispatcherMsg::Finished { load, again } => {
-                state.room.gave(load - Load::of(&again));
+                state.room.gave_up(load - Load::of(&again));
                 state.schedule.ended();
                 again.into_iter().for_each(|batch| state.schedule.add_first(batch));
                 if state.is_draining {

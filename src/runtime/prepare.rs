@@ -101,19 +101,31 @@ pub async fn look(worker: &Worker, wanted: usize) -> Look {
     Look { claimed, is_idle: false }
 }
 
-/// Makes batches of claimed entries. Each is in a batch, known, ended, or back in the queue
-/// afterwards.
-pub async fn prepare(worker: &Worker, claimed: Vec<Claimed>) -> Prepared {
-    let config = &worker.context.config;
-    let jobs = bury_undecodable(worker, claimed).await;
-    let (jobs, rows) = read_rows(worker, jobs).await;
-    let jobs = absent::sort_out(worker, jobs, &rows).await;
-    let sources = select_texts(worker, jobs, rows).await;
-    let texts = tokenise(worker, sources).await;
+/// Makes batches, of so many tokens at most, of claimed entries. Each is in a batch, known, ended, or
+/// back in the queue afterwards. Texts are read as many at a time as there is memory for.
+pub async fn prepare(worker: &Worker, claimed: Vec<Claimed>, batch_tokens: usize) -> Prepared {
+    let mut jobs = bury_undecodable(worker, claimed).await;
+    let mut texts = Vec::with_capacity(jobs.len());
+    while !jobs.is_empty() {
+        let (read, rows) = read_rows(worker, jobs).await;
+        let read = absent::sort_out(worker, read, &rows).await;
+        let (later, rows): (Vec<TextRow>, Vec<TextRow>) =
+            rows.into_iter().partition(|row| row.is_left);
+        let later: HashSet<(Uuid, TenantId)> =
+            later.into_iter().map(|row| (row.id, row.tenant_id)).collect();
+        let now;
+        (jobs, now) = read.into_iter().partition(|(_, job)| later.contains(&node_of(job)));
+        let sources = select_texts(worker, now, rows).await;
+        texts.extend(tokenise(worker, sources).await);
+    }
     let (texts, known) = cache::find(worker, texts).await;
     let cost = cost_of(&worker.context.model);
-    let batches = into_batches(texts, cost, config.batch_tokens, config.batch_texts);
+    let batches = into_batches(texts, cost, batch_tokens, worker.context.config.batch_texts);
     Prepared { batches, known }
+}
+
+fn node_of(job: &Job) -> (Uuid, TenantId) {
+    (job.node_id, job.tenant_id.clone())
 }
 
 /// Whether both stores take writes; the error says which does not, and why.
@@ -152,7 +164,8 @@ async fn read_rows(worker: &Worker, jobs: Vec<Held>) -> (Vec<Held>, Vec<TextRow>
             continue;
         }
         let begin: Vec<BeginJob> = part.iter().map(|(_, job)| begin_job(job)).collect();
-        let found = match worker.context.store.begin(&begin).await {
+        let found = match worker.context.store.begin(&begin, worker.context.config.text_bytes).await
+        {
             Err(error) => Err(worker.context.store.blame(error).await),
             found => found,
         };
@@ -188,7 +201,6 @@ async fn select_texts(worker: &Worker, jobs: Vec<Held>, rows: Vec<TextRow>) -> V
         rows.into_iter().map(|row| ((row.id, row.tenant_id.clone()), row)).collect();
     let (mut covered, mut unchanged, mut skipped, mut sources) = (vec![], vec![], vec![], vec![]);
     let mut unmarked: Vec<BeginJob> = Vec::new();
-    let node_of = |job: &Job| (job.node_id, job.tenant_id.clone());
     let refreshed: HashSet<(Uuid, TenantId)> = jobs
         .iter()
         .filter(|(_, job)| job.action == Action::Refresh)
@@ -225,7 +237,7 @@ async fn select_texts(worker: &Worker, jobs: Vec<Held>, rows: Vec<TextRow>) -> V
     }
     // Another model made the vector, or another program. A row that is not `processing` would not
     // take the failure of its job, which would then be tried for ever.
-    if let Err(error) = worker.context.store.begin(&unmarked).await {
+    if let Err(error) = worker.context.store.begin(&unmarked, 0).await {
         warn!(error = %Chain(&error), "cannot mark nodes whose vector is of another model");
     }
     if !skipped.is_empty() {

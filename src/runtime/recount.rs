@@ -99,6 +99,7 @@ pub async fn recount(context: &Context) -> Result<Counting, SweepError> {
                     ("lease", leases),
                     ("orphan", given_up),
                 ]);
+                context.queue.tidy().await?;
                 break;
             }
         }
@@ -152,7 +153,7 @@ pub async fn recount_in_steps(context: &Context) -> Result<(), SweepError> {
             }
         }
     }
-    queue.forget_successors().await?;
+    queue.tidy().await?;
     let without_job: Vec<Uuid> = without_job.into_iter().collect();
     queue.mark_orphans(&without_job).await?;
     let (given_up, orphans) =

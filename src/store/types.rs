@@ -122,6 +122,8 @@ pub struct TextRow {
     pub source_hash: Option<String>,
     /// Whether a vector is stored.
     pub has_embedding: bool,
+    /// Whether the text was left in the database, because those before it were enough.
+    pub is_left: bool,
 }
 
 /// Identifies what a model saw, and the model (SHA-256).

@@ -5,7 +5,8 @@ use std::collections::{HashMap, HashSet};
 use entity::node::{Column, Entity};
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DbBackend, EntityTrait, FromQueryResult, QueryFilter,
-    QuerySelect, Statement, sea_query::Expr,
+    QuerySelect, Statement,
+    sea_query::{Expr, ExprTrait},
 };
 use serde::Serialize;
 use uuid::Uuid;
@@ -27,15 +28,21 @@ impl Store {
     /// Postgres, has no row in the answer; [`Store::present`] tells which. A row that is `ready`
     /// with a vector is marked only for a refresh; otherwise it is answered as it is, and the caller
     /// finds out by [`TextRow::source_hash`] whether the job is done.
-    pub async fn begin(&self, jobs: &[BeginJob]) -> Result<Vec<TextRow>, StoreError> {
+    ///
+    /// Texts beyond `most_bytes` together are left ([`TextRow::is_left`]), but the first.
+    pub async fn begin(
+        &self,
+        jobs: &[BeginJob],
+        most_bytes: usize,
+    ) -> Result<Vec<TextRow>, StoreError> {
         if jobs.is_empty() {
             return Ok(Vec::new());
         }
         let rows = match self.dialect() {
-            Dialect::Postgres => self.begin_postgres(jobs).await?,
+            Dialect::Postgres => self.begin_postgres(jobs, most_bytes).await?,
             Dialect::Sqlite => {
                 let transaction = self.begin_write().await?;
-                let rows = begin_sqlite(&transaction, jobs).await?;
+                let rows = begin_sqlite(&transaction, jobs, most_bytes).await?;
                 transaction.commit().await?;
                 rows
             }
@@ -80,7 +87,11 @@ impl Store {
         Ok(())
     }
 
-    async fn begin_postgres(&self, jobs: &[BeginJob]) -> Result<Vec<WorkRow>, StoreError> {
+    async fn begin_postgres(
+        &self,
+        jobs: &[BeginJob],
+        most_bytes: usize,
+    ) -> Result<Vec<WorkRow>, StoreError> {
         // The lock makes `old` see the row as the update finds it, not as the snapshot has it. A row
         // that another session holds is passed over, so that nobody waits for it, and no two
         // sessions for each other.
@@ -101,7 +112,13 @@ impl Store {
                  embedding_attempts = old.attempts, updated_at = now() \
                FROM old WHERE n.id = old.id \
                  AND (old.refresh OR NOT (old.embedding_status = 'ready' AND old.has_embedding)) \
-             ) SELECT old.* FROM old, relaxed",
+             ), sized AS ( \
+               SELECT old.*, row_number() OVER () > 1 AND sum(coalesce(octet_length(text), 0)) \
+                        OVER (ROWS UNBOUNDED PRECEDING) > {most_bytes} AS is_left \
+               FROM old \
+             ) SELECT id, tenant_id, CASE WHEN NOT is_left THEN text END AS text, prefix, text_hash, \
+                      payload_ref, embedding_status, embedding_source_hash, has_embedding, is_left \
+               FROM sized, relaxed",
             columns = self.rule.postgres_columns("n"),
             rows = Dialect::Postgres.rows(&JOB_ROW),
         );
@@ -121,6 +138,7 @@ impl Store {
 async fn begin_sqlite(
     transaction: &impl ConnectionTrait,
     jobs: &[BeginJob],
+    most_bytes: usize,
 ) -> Result<Vec<WorkRow>, StoreError> {
     let jobs = merged(jobs);
     let ids: Vec<Uuid> = jobs.iter().map(|job| job.id).collect();
@@ -128,6 +146,9 @@ async fn begin_sqlite(
         .iter()
         .filter_map(|job| Some(((job.id, TenantId::new(job.tenant_id).ok()?), job)))
         .collect();
+    let left = left_in_sqlite(transaction, &ids, most_bytes).await?;
+    let is_read = Dialect::Sqlite.id_in(&left).not();
+    let text = Expr::case(is_read, Expr::col(Column::Props));
     // Properties and classes come where Postgres has what it made of them.
     let mut rows: Vec<WorkRow> = Entity::find()
         .select_only()
@@ -138,16 +159,19 @@ async fn begin_sqlite(
             Column::EmbeddingStatus,
             Column::EmbeddingSourceHash,
         ])
-        .column_as(Column::Props, "text")
+        .expr_as(text, "text")
         .expr_as(Expr::cust("classes"), "prefix")
         .expr_as(Expr::cust("NULL"), "text_hash")
         .expr_as(has_embedding(), "has_embedding")
+        .expr_as(Expr::cust("FALSE"), "is_left")
         .filter(Dialect::Sqlite.id_in(&ids))
         .into_model()
         .all(transaction)
         .await?;
     let job_of = |row: &WorkRow| jobs.get(&(row.id, tenant_of(row.tenant_id.clone())?)).copied();
     rows.retain(|row| job_of(row).is_some());
+    let left: HashSet<Uuid> = left.into_iter().collect();
+    rows.iter_mut().for_each(|row| row.is_left = left.contains(&row.id));
     let is_done =
         |row: &WorkRow| status_of(&row.embedding_status) == NodeStatus::Ready && row.has_embedding;
     let marked: Vec<&JobRow<'_>> = rows
@@ -164,6 +188,32 @@ async fn begin_sqlite(
     let statement = Statement::from_sql_and_values(DbBackend::Sqlite, sql, values);
     transaction.execute_raw(statement).await?;
     Ok(rows)
+}
+
+/// Of these nodes, those whose properties are too much beside those of the ones before. SQLite knows
+/// how long they are without reading them.
+async fn left_in_sqlite(
+    transaction: &impl ConnectionTrait,
+    ids: &[Uuid],
+    most_bytes: usize,
+) -> Result<Vec<Uuid>, StoreError> {
+    let lengths: Vec<(Uuid, i64)> = Entity::find()
+        .select_only()
+        .column(Column::Id)
+        .expr_as(Expr::cust("coalesce(octet_length(props), 0)"), "bytes")
+        .filter(Dialect::Sqlite.id_in(ids))
+        .into_tuple()
+        .all(transaction)
+        .await?;
+    let mut bytes = 0_usize;
+    let mut left = Vec::new();
+    for (place, (id, length)) in lengths.into_iter().enumerate() {
+        bytes = bytes.saturating_add(usize::try_from(length).unwrap_or(0));
+        if place > 0 && bytes > most_bytes {
+            left.push(id);
+        }
+    }
+    Ok(left)
 }
 
 #[derive(Serialize)]
@@ -195,7 +245,7 @@ fn merged(jobs: &[BeginJob]) -> Vec<JobRow<'_>> {
             attempts,
         });
         row.refresh |= job.refresh;
-        row.attempts = row.attempts.max(attempts);
+        row.attempts = Ord::max(row.attempts, attempts);
     }
     merged.into_values().collect()
 }
@@ -213,6 +263,7 @@ struct WorkRow {
     embedding_status: String,
     embedding_source_hash: Option<String>,
     has_embedding: bool,
+    is_left: bool,
 }
 
 impl WorkRow {
@@ -233,6 +284,7 @@ impl WorkRow {
             status: status_of(&self.embedding_status),
             source_hash: self.embedding_source_hash,
             has_embedding: self.has_embedding,
+            is_left: self.is_left,
         })
     }
 }

@@ -134,7 +134,7 @@ impl HandWorker {
             refresh: false,
             failed_attempts: 0,
         };
-        let row = self.store.begin(&[begin]).await.unwrap().remove(0);
+        let row = self.store.begin(&[begin], usize::MAX).await.unwrap().remove(0);
         (claimed.lease, job, row.text.unwrap())
     }
 

@@ -176,7 +176,7 @@ impl Held {
                     refresh,
                     failed_attempts: job.attempts,
                 };
-                let row = store.begin(&[begin]).await.unwrap().pop();
+                let row = store.begin(&[begin], usize::MAX).await.unwrap().pop();
                 (Some(after_reading(job, row)), Effect::default())
             }
             Next::Skip => {
@@ -192,7 +192,7 @@ impl Held {
                     refresh: true,
                     failed_attempts: job.attempts,
                 };
-                store.begin(&[begin]).await.unwrap();
+                store.begin(&[begin], usize::MAX).await.unwrap();
                 (Some(Next::Start { text: text.clone() }), Effect::default())
             }
             Next::Start { text } => {

@@ -77,7 +77,7 @@ async fn the_rules_in_the_readme_are_enough_for_everything() {
     for structure in [Structure::Queue, Structure::Retry, Structure::InFlight] {
         test.queue.pass(structure, None).await.unwrap();
     }
-    test.queue.forget_successors().await.unwrap();
+    test.queue.tidy().await.unwrap();
     test.queue.mark_orphans(&[node]).await.unwrap();
     test.queue.give_up_orphans(LEASE, 1).await.unwrap();
     test.queue.waiting_tenants("0").await.unwrap();

@@ -90,7 +90,7 @@ async fn a_new_text_is_written_only_with_permission(db: TestDb) {
 async fn a_node_with_a_new_text_begins_anew_and_keeps_its_old_vector(db: TestDb) {
     let store = db.migrated().await;
     let node = ready(&store).await;
-    store.begin(&[job(&node, true)]).await.unwrap();
+    store.begin(&[job(&node, true)], usize::MAX).await.unwrap();
     store.record(&[outcome(node.id, NodeStatus::Failed)]).await.unwrap();
     db.sql("UPDATE nodes SET updated_at = NULL").await;
     let patched = patch(&store, node.id, &text("new"), OnNewText::Queue).await;
@@ -101,7 +101,7 @@ async fn a_node_with_a_new_text_begins_anew_and_keeps_its_old_vector(db: TestDb)
     assert_eq!((found.props["text"].as_str(), found.embedding), (Some("new"), Some(X.to_vec())));
     assert!(found.updated_at.is_some());
 
-    let rows = store.begin(&[job(&node, false)]).await.unwrap();
+    let rows = store.begin(&[job(&node, false)], usize::MAX).await.unwrap();
     assert_ne!(rows[0].source_hash.as_deref(), Some("hash of old"));
     store.complete(&[vector(node.id, "new", Y)]).await.unwrap();
     assert_eq!(read(&store, node.id).await.drift_score, Some(1.0));
@@ -212,7 +212,7 @@ async fn a_late_outcome_of_an_older_text_leaves_the_newer_alone(db: TestDb) {
             .insert_nodes(std::slice::from_ref(&node), NodeStatus::Queued, OnRefusal::KeepOthers)
             .await
             .unwrap();
-        store.begin(&[job(&node, false)]).await.unwrap();
+        store.begin(&[job(&node, false)], usize::MAX).await.unwrap();
         patch(&store, node.id, &text("new"), OnNewText::Queue).await;
         let subject = Subject::Text(Some(text_hash("old")));
         let late = Outcome { subject, ..outcome(node.id, late) };
@@ -223,7 +223,7 @@ async fn a_late_outcome_of_an_older_text_leaves_the_newer_alone(db: TestDb) {
         let found = read(&store, node.id).await.summary;
         assert_eq!((found.status, found.attempts, found.error), (NodeStatus::Queued, 0, None));
         // Nor when a second worker has begun on the newer one.
-        store.begin(&[job(&node, false)]).await.unwrap();
+        store.begin(&[job(&node, false)], usize::MAX).await.unwrap();
         assert!(!is_recorded().await, "it is told so");
         assert_eq!(status(&store, node.id).await, NodeStatus::Processing);
     }

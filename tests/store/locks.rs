@@ -46,7 +46,7 @@ async fn in_time<T>(work: impl Future<Output = T>) -> T {
 async fn every_step_of_a_worker_passes_over_a_row_that_another_holds() {
     let Site { store, free, held, transaction, .. } = site().await;
     let jobs = [job(&held, false), job(&free, false)];
-    let rows = in_time(store.begin(&jobs)).await.unwrap();
+    let rows = in_time(store.begin(&jobs, usize::MAX)).await.unwrap();
     assert_eq!(rows.iter().map(|row| row.id).collect::<Vec<_>>(), [free.id]);
     assert_eq!(in_time(store.present(&jobs)).await.unwrap().len(), 2);
 
@@ -97,7 +97,7 @@ async fn a_row_that_another_table_refers_to_is_free() {
     let transaction = raw.begin().await.unwrap();
     let insert = format!("INSERT INTO edges VALUES ('{}')", held.id);
     transaction.execute_unprepared(&insert).await.unwrap();
-    assert_eq!(in_time(store.begin(&[job(&held, false)])).await.unwrap().len(), 1);
+    assert_eq!(in_time(store.begin(&[job(&held, false)], usize::MAX)).await.unwrap().len(), 1);
     let stored = in_time(store.complete(&[vector(held.id, "held", X)])).await.unwrap();
     assert_eq!(stored, [held.id]);
     transaction.rollback().await.unwrap();

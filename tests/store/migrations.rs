@@ -150,7 +150,7 @@ async fn a_table_of_another_installation_gets_what_it_lacks_and_keeps_the_rest(d
         .insert_nodes(std::slice::from_ref(&ours), NodeStatus::Queued, OnRefusal::KeepOthers)
         .await
         .unwrap();
-    assert_eq!(store.begin(&[job(&ours, false)]).await.unwrap().len(), 1);
+    assert_eq!(store.begin(&[job(&ours, false)], usize::MAX).await.unwrap().len(), 1);
     let stored = store.complete(&[vector(ours.id, "ours", [0.0, 1.0, 0.0])]).await.unwrap();
     assert_eq!(stored, [ours.id]);
 }

@@ -79,7 +79,7 @@ async fn processes_share_a_sqlite_file() {
                         .await
                         .unwrap();
                     let jobs: Vec<_> = nodes.iter().map(|node| job(node, false)).collect();
-                    assert_eq!(store.begin(&jobs).await.unwrap().len(), 5);
+                    assert_eq!(store.begin(&jobs, usize::MAX).await.unwrap().len(), 5);
                     let vectors: Vec<_> = nodes
                         .iter()
                         .enumerate()

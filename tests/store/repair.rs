@@ -32,7 +32,7 @@ async fn one_of_each(store: &Store, tenant: &str) -> Vec<NewNode> {
             .await
             .unwrap();
     }
-    store.begin(&[job(&nodes[1], false)]).await.unwrap();
+    store.begin(&[job(&nodes[1], false)], usize::MAX).await.unwrap();
     store.complete(&[vector(nodes[2].id, "text 2", X)]).await.unwrap();
     let outcomes =
         [outcome(nodes[3].id, NodeStatus::Failed), outcome(nodes[4].id, NodeStatus::Skipped)];

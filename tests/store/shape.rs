@@ -108,7 +108,7 @@ impl Shape {
             }};
         }
         check!("begin", async |store, nodes| {
-            assert_eq!(store.begin(&jobs(nodes)).await.unwrap().len(), nodes.len());
+            assert_eq!(store.begin(&jobs(nodes), usize::MAX).await.unwrap().len(), nodes.len());
         });
         check!("present", async |store, nodes| {
             assert_eq!(store.present(&jobs(nodes)).await.unwrap().len(), nodes.len());

@@ -28,6 +28,7 @@ on_both_databases!(
     a_reason_is_kept_short,
     only_processing_nodes_return_to_the_queue,
     a_batch_of_two_hundred_is_stored,
+    texts_beyond_a_bound_are_left_for_later,
 );
 
 const X: [f32; 3] = [1.0, 0.0, 0.0];
@@ -41,7 +42,8 @@ async fn insert(store: &Store, nodes: &[&NewNode]) {
 /// Claims one node; a row that another claim holds at the moment is asked for again.
 async fn begin_one(store: &Store, job: BeginJob) -> TextRow {
     loop {
-        if let Some(row) = store.begin(std::slice::from_ref(&job)).await.unwrap().pop() {
+        if let Some(row) = store.begin(std::slice::from_ref(&job), usize::MAX).await.unwrap().pop()
+        {
             return row;
         }
         assert!(store.present(std::slice::from_ref(&job)).await.unwrap().contains(&job.id));
@@ -56,7 +58,7 @@ async fn a_claim_answers_the_status_before_it(db: TestDb) {
 
     // Two jobs of one node are one row.
     let jobs = [job(&fresh, false), job(&failed, false), job(&fresh, false)];
-    let mut rows = store.begin(&jobs).await.unwrap();
+    let mut rows = store.begin(&jobs, usize::MAX).await.unwrap();
     rows.sort_by_key(|row| row.text.clone());
     assert_eq!(rows.len(), 2);
     assert_eq!((rows[0].id, rows[0].status), (failed.id, NodeStatus::Failed));
@@ -67,7 +69,7 @@ async fn a_claim_answers_the_status_before_it(db: TestDb) {
     assert_eq!(status(&store, failed.id).await, NodeStatus::Processing);
 
     assert_eq!(begin_one(&store, job(&fresh, false)).await.status, NodeStatus::Processing);
-    assert!(store.begin(&[]).await.unwrap().is_empty());
+    assert!(store.begin(&[], usize::MAX).await.unwrap().is_empty());
 }
 
 async fn of_concurrent_claims_one_sees_the_node_queued(db: TestDb) {
@@ -95,7 +97,7 @@ async fn a_claim_by_another_tenant_finds_nothing(db: TestDb) {
 
     let other =
         BeginJob { id: ours.id, tenant_id: tenant("other"), refresh: true, failed_attempts: 0 };
-    assert!(store.begin(&[other, job(&foreign, false)]).await.unwrap().is_empty());
+    assert!(store.begin(&[other, job(&foreign, false)], usize::MAX).await.unwrap().is_empty());
     assert_eq!(status(&store, ours.id).await, NodeStatus::Queued);
     assert_eq!(status(&store, foreign.id).await, NodeStatus::Queued);
 
@@ -162,7 +164,7 @@ async fn a_vector_of_an_older_text_is_refused(db: TestDb) {
     let store = db.migrated().await;
     let (changed, same) = (node("acme", "old"), node("acme", "same"));
     insert(&store, &[&changed, &same]).await;
-    store.begin(&[job(&changed, false), job(&same, false)]).await.unwrap();
+    store.begin(&[job(&changed, false), job(&same, false)], usize::MAX).await.unwrap();
     db.sql(&format!(
         "UPDATE nodes SET props = '{{\"text\":\"new\"}}' WHERE id = {}",
         db.literal(changed.id)
@@ -219,7 +221,7 @@ async fn properties_that_nobody_can_read_spoil_no_batch(db: TestDb) {
     db.sql(&format!("UPDATE nodes SET props = NULL WHERE id = {none_id}")).await;
 
     let jobs = [job(&odd, false), job(&none, false), job(&good, false)];
-    assert_eq!(store.begin(&jobs).await.unwrap().len(), 3);
+    assert_eq!(store.begin(&jobs, usize::MAX).await.unwrap().len(), 3);
     let vectors =
         [vector(odd.id, "odd", X), vector(none.id, "none", X), vector(good.id, "good", X)];
     let stored = store.complete(&vectors).await.unwrap();
@@ -307,7 +309,7 @@ async fn only_processing_nodes_return_to_the_queue(db: TestDb) {
     store.record(&[outcome(held.id, NodeStatus::Queued)]).await.unwrap();
     // The third attempt begins, and does not count when it is taken back.
     let third = BeginJob { failed_attempts: 2, ..job(&held, false) };
-    store.begin(&[third]).await.unwrap();
+    store.begin(&[third], usize::MAX).await.unwrap();
     assert_eq!(read(&store, held.id).await.summary.attempts, 3);
     store.complete(&[vector(done.id, "done", X)]).await.unwrap();
     store.record(&[outcome(failed.id, NodeStatus::Failed)]).await.unwrap();
@@ -338,4 +340,25 @@ async fn a_batch_of_two_hundred_is_stored(db: TestDb) {
     }
     let found = read(&store, nodes[0].id).await;
     assert_eq!(found.props.get("text"), Some(&Value::from("text 0")));
+}
+
+async fn texts_beyond_a_bound_are_left_for_later(db: TestDb) {
+    let store = db.migrated().await;
+    let long = "x".repeat(10_000);
+    let nodes: Vec<NewNode> = (0..6).map(|n| node("acme", &format!("{n} {long}"))).collect();
+    insert(&store, &nodes.iter().collect::<Vec<_>>()).await;
+    let all: Vec<BeginJob> = nodes.iter().map(|node| job(node, false)).collect();
+    let (mut jobs, mut rounds) = (all.clone(), Vec::new());
+    while !jobs.is_empty() {
+        let rows = store.begin(&jobs, 25_000).await.unwrap();
+        assert_eq!(rows.len(), jobs.len(), "each row is known");
+        let (left, read): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.is_left);
+        assert!(left.iter().all(|row| row.text.is_none()));
+        assert!(read.iter().all(|row| row.text.as_ref().is_some_and(|text| text.len() > 10_000)));
+        rounds.push(read.len());
+        jobs.retain(|job| left.iter().any(|row| row.id == job.id));
+    }
+    assert_eq!(rounds, [2, 2, 2]);
+    let rows = store.begin(&all, 0).await.unwrap();
+    assert_eq!(rows.iter().filter(|row| !row.is_left).count(), 1, "one is always read");
 }

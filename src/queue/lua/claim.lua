@@ -78,16 +78,29 @@ end
 note(picked, math.min(#picked, in_order), -1)
 local now, claimed, deadlines = now_ms(), {}, {}
 local answer = {integer(length - arranged)}
+local is_any_changed = size('HLEN', changed) > 0
 local deadline = integer(now + ARGV[4])
 for i, entry in ipairs(picked) do
+  local node = is_any_changed and node_of(entry)
+  local job, newer = successor_of(node or '')
+  if newer then
+    -- The job for the newer text has not failed yet.
+    redis.call('HDEL', changed, node)
+    redis.call('SET', pending_prefix .. node, job)
+    entry = newer
+  end
   -- Leases of one deadline are listed by their names: digits of one width keep them in order.
   local token = string.format('%s:%09d', ARGV[5], i)
-  claimed[#claimed + 1] = token
-  claimed[#claimed + 1] = entry
-  answer[#answer + 1] = token
-  answer[#answer + 1] = entry
-  deadlines[#deadlines + 1] = deadline
-  deadlines[#deadlines + 1] = token
+  if job == GONE then
+    finish(node, tenant_of(entry))
+  else
+    claimed[#claimed + 1] = token
+    claimed[#claimed + 1] = entry
+    answer[#answer + 1] = token
+    answer[#answer + 1] = entry
+    deadlines[#deadlines + 1] = deadline
+    deadlines[#deadlines + 1] = token
+  end
 end
 push('HSET', inflight, claimed)
 push('ZADD', leases, deadlines)

@@ -11,10 +11,11 @@ local queue, retry, dlq = KEYS[1], KEYS[2], KEYS[3]
 local inflight, leases = KEYS[4], KEYS[5]          -- token → entry, token → deadline (ms)
 local reservations, fair, orphans = KEYS[6], KEYS[7], KEYS[8]
 local started = KEYS[9]                            -- tokens whose text is with a model
-local changed = KEYS[10]                           -- node in flight → job for its newer text
+local changed = KEYS[10]                           -- node with a job → job for its newer text
 local sweep_lock, reclaim_lock = KEYS[11], KEYS[12]
 local clock = KEYS[13]                             -- when the time was last looked at (ms)
 local behind = KEYS[14]                            -- tenants whose jobs stand too deep (turns.lua)
+local retrying = KEYS[15]                          -- node → its entry in `retry`
 local pending_prefix, tenant_prefix = ARGV[1] .. ':', ARGV[2] .. ':'
 
 local TYPES = {
@@ -22,6 +23,7 @@ local TYPES = {
   [reservations] = 'zset', [fair] = 'hash', [orphans] = 'zset', [started] = 'set',
   [changed] = 'hash', [sweep_lock] = 'string', [reclaim_lock] = 'string',
   [clock] = 'string', [behind] = 'zset',
+  [retrying] = 'hash',
 }
 
 -- What is wrong with a key that holds another type than it must; nil if nothing is.
@@ -169,14 +171,26 @@ local function take(token)
   return entry
 end
 
+-- Stands in the place of a job for a newer text when the node is gone.
+local GONE = 'gone'
+
+-- What takes the place of the node's live job: id and entry of the job for a newer text, or GONE; nil
+-- if nothing does.
+local function successor_of(node)
+  local successor = redis.pcall('HGET', changed, node)
+  if type(successor) ~= 'string' or successor == GONE then
+    return successor == GONE and GONE or nil
+  end
+  return string.match(successor, '^(%S+) (.*)$')
+end
+
 -- Puts the job for a newer text in the place of the node's live one, if there is such a text.
 local function succeed(node)
-  local successor = redis.pcall('HGET', changed, node)
-  if type(successor) ~= 'string' then
+  local job, entry = successor_of(node)
+  if not entry then
     return false
   end
   redis.call('HDEL', changed, node)
-  local job, entry = string.match(successor, '^(%S+) (.*)$')
   redis.call('SET', pending_prefix .. node, job)
   redis.call('LPUSH', queue, entry)
   return true
@@ -191,6 +205,7 @@ local function finish(node, tenant)
   if succeed(node) then
     return true
   end
+  redis.pcall('HDEL', changed, node)
   redis.call('DEL', pending_prefix .. node)
   release(tenant, 1)
   return false
@@ -257,16 +272,6 @@ local function is_of(entry, node)
   return ok and type(job) == 'table' and job.node_id == node
 end
 
--- Whether a worker holds a job of the node.
-local function is_in_flight(node)
-  for _, entry in ipairs(redis.call('HVALS', inflight)) do
-    if is_of(entry, node) then
-      return true
-    end
-  end
-  return false
-end
-
 -- Where in the queue a job of the node waits, if it is among so many entries at the left.
 local function place_in_queue(node, most)
   for first = 0, math.min(redis.call('LLEN', queue), most) - 1, 1000 do
@@ -278,11 +283,25 @@ local function place_in_queue(node, most)
   end
 end
 
--- The entry that waits for the next attempt of the node, if there is one.
+-- The entry that waits for the next attempt of the node, if there is one. What other programs put there
+-- is looked for where it is not much.
 local function waiting_retry(node)
-  for _, entry in ipairs(redis.call('ZRANGE', retry, 0, -1)) do
-    if is_of(entry, node) then
-      return entry
+  local entry = redis.pcall('HGET', retrying, node)
+  if type(entry) == 'string' and redis.call('ZSCORE', retry, entry) then
+    return entry
+  end
+  local waiting = redis.call('ZCARD', retry)
+  if waiting <= 1000 and waiting > size('HLEN', retrying) then
+    for _, entry in ipairs(redis.call('ZRANGE', retry, 0, -1)) do
+      if is_of(entry, node) then
+        return entry
+      end
     end
   end
+end
+
+-- Takes an entry out of those that wait for their next attempt.
+local function stop_waiting(entry, node)
+  redis.pcall('HDEL', retrying, node)
+  return redis.call('ZREM', retry, entry)
 end

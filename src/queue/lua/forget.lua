@@ -1,7 +1,8 @@
 -- Ends the jobs of a node that is gone. ARGV: 3 node, 4 tenant, 5 most entries looked at
 -- Answer: how many were ended
--- A job in flight is ended by its holder, which finds the row gone; so is one too deep in the queue.
-local wrong = wrong_type(queue, retry, inflight)
+-- A job in flight is ended by its holder, which finds the row gone; one deep in the queue when it is
+-- claimed.
+local wrong = wrong_type(queue, retry)
 if wrong then return wrong end
 
 local node, tenant, ended = ARGV[3], ARGV[4], 0
@@ -23,13 +24,13 @@ while place do
 end
 local waiting = waiting_retry(node)
 if waiting then
-  ended = ended + redis.call('ZREM', retry, waiting)
+  ended = ended + stop_waiting(waiting, node)
 end
 if ended > 0 then
   forget_time()
   release(tenant, ended)
-  if not is_in_flight(node) then
-    redis.call('DEL', pending_prefix .. node)
-  end
+  redis.call('DEL', pending_prefix .. node)
+else
+  redis.pcall('HSET', changed, node, GONE)
 end
 return ended

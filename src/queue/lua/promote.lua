@@ -8,7 +8,7 @@ if wrong then return wrong end
 
 local due = redis.call('ZRANGEBYSCORE', retry, '-inf', string.format('%.3f', now / 1000), 'LIMIT', 0, ARGV[3])
 for _, entry in ipairs(due) do
-  redis.call('ZREM', retry, entry)
+  stop_waiting(entry, node_of(entry) or '')
 end
 push('LPUSH', queue, due)
 local next_due = redis.call('ZRANGE', retry, 0, 0, 'WITHSCORES')[2]

@@ -107,13 +107,6 @@ for _, token in ipairs(redis.call('HKEYS', inflight)) do
   end
 end
 
--- A newer text of a node whose job is gone is found in its row.
-if not misuse(changed) then
-  for _, node in ipairs(redis.call('HKEYS', changed)) do
-    if not live[node] then redis.call('HDEL', changed, node) end
-  end
-end
-
 local mended = 0
 local answer = {'done', 0, keys, leased, given_up}
 for i = last_node + 1, #ARGV do count(ARGV[i], 0) end

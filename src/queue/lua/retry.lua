@@ -9,6 +9,7 @@ for i = 3, #ARGV, 4 do
     -- A newer text does not wait for the failures of an older one.
     if not succeed(ARGV[i + 1]) then
       redis.call('ZADD', retry, string.format('%.3f', (now + ARGV[i + 2]) / 1000), ARGV[i + 3])
+      redis.pcall('HSET', retrying, ARGV[i + 1], ARGV[i + 3])
     end
   else
     stale = stale + 1
