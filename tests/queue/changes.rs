@@ -11,8 +11,6 @@ use vecmill::{
 
 use crate::support::{LEASE, TestQueue, held, job, nodes, same_node, tenant};
 
-const CHANGED: &str = "embedding:queue:changed";
-
 impl TestQueue {
     /// Room is reserved and the text of the node of `job` changes; the id of the job that will
     /// see it.
@@ -64,11 +62,18 @@ async fn a_new_text_of_a_node_without_a_job_gets_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_waits_in_the_queue_will_read_the_new_text() {
+async fn a_job_that_waits_in_the_queue_gives_its_place_to_that_of_the_new_text() {
     let test = TestQueue::start().await;
     let old = test.enqueue_one("acme").await;
-    assert_eq!(test.change(&same_node(&old)).await, old.job_id);
-    test.assert_runs(&old).await;
+    let new = same_node(&old);
+    assert_eq!(test.change(&new).await, new.job_id);
+    test.assert_live(&old);
+    assert_eq!(test.depths().await[..3], [1, 0, 0], "nothing waits twice");
+    let (lease, claimed) = test.claim_one().await;
+    assert_eq!(claimed.encode(), new.encode());
+    test.assert_live(&new);
+    assert_eq!(test.queue.ack(&[(lease, claimed)]).await.unwrap(), 0);
+    test.assert_at_rest().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -137,10 +142,10 @@ async fn a_new_text_does_not_inherit_the_failures_of_the_older_one() {
     test.enqueue(&[failed.clone(), others[1].clone()]).await;
     let new = same_node(&failed);
     assert_eq!(test.change(&new).await, new.job_id);
-    assert_eq!(test.pending(new.node_id), new.job_id);
     let claimed: Vec<Job> = test.claim(3).await.into_iter().map(|c| held(c).1).collect();
-    let expected = [others[0].clone(), new, others[1].clone()];
+    let expected = [others[0].clone(), new.clone(), others[1].clone()];
     assert!(claimed.iter().map(Job::encode).eq(expected.iter().map(Job::encode)), "in its place");
+    assert_eq!(test.pending(new.node_id), new.job_id);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -168,6 +173,7 @@ async fn a_successor_whose_job_is_gone_is_forgotten_by_the_recount() {
     test.redis.cli(&["DEL", &format!("embedding:pending:{}", old.node_id)]);
     let recount = test.queue.recount(LEASE, &Default::default()).await.unwrap();
     assert!(matches!(recount, Recount::Done { tenant_counts: 1, .. }), "{recount:?}");
+    test.queue.tidy().await.unwrap();
     test.assert_at_rest().await;
 }
 
@@ -183,9 +189,8 @@ async fn entries_that_only_mention_a_node_are_not_its_jobs() {
     test.redis.cli(&["ZADD", "embedding:retry", "9999999999", &mentions[1]]);
     test.push(&mentions[2]);
 
-    assert_eq!(test.change(&same_node(&node)).await, node.job_id, "its own waits in the queue");
+    test.change(&same_node(&node)).await;
     assert_eq!(test.depths().await, [2, 1, 1, 0]);
-    assert_eq!(test.redis.cli(&["EXISTS", CHANGED]), "0");
     assert_eq!(test.forget(&node).await, 1);
     assert_eq!(test.depths().await, [1, 1, 1, 0]);
     assert_eq!(test.redis.cli(&["LINDEX", "embedding:queue", "0"]), mentions[2]);
@@ -238,4 +243,76 @@ async fn a_node_that_another_program_enqueued_twice_is_forgotten_whole() {
     // The two were never counted; the recount puts right what they took off.
     test.queue.recount(Duration::ZERO, &Default::default()).await.unwrap();
     test.assert_runs(&other).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_jobs_of_nodes_that_are_gone_are_ended_however_deep_they_wait() {
+    let test = TestQueue::start().await;
+    let (deep, new) = (crate::support::jobs("acme", 5), crate::support::jobs("other", 30_000));
+    test.enqueue(&deep).await;
+    for jobs in new.chunks(5_000) {
+        test.enqueue(jobs).await;
+    }
+    let gone = &deep[2];
+    assert_eq!(test.forget(gone).await, 0, "it is found when it is claimed");
+    // A node that is enqueued again has an ordinary job.
+    let changed = same_node(&deep[3]);
+    test.change(&changed).await;
+    let mut claimed = Vec::new();
+    while claimed.len() < 4 {
+        let new = test.claim(10).await.into_iter().map(held);
+        claimed.extend(new.filter(|(_, job)| job.tenant_id.as_str() == "acme"));
+    }
+    let claimed_ids: Vec<_> = claimed.iter().map(|(_, job)| job.job_id.as_str()).collect();
+    let expected = [&deep[0], &deep[1], &changed, &deep[4]].map(|job| job.job_id.as_str());
+    assert_eq!(claimed_ids, expected);
+    assert_eq!((test.pending(gone.node_id).as_str(), test.count("acme").as_str()), ("", "4"));
+    assert_eq!(test.redis.cli(&["EXISTS", "embedding:queue:changed"]), "0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_gone_ends_with_its_holder_whatever_that_does() {
+    for ending in ["ack", "hand back", "reclaim"] {
+        let test = TestQueue::start().await;
+        let (lease, job) = test.in_flight().await;
+        assert_eq!(test.forget(&job).await, 0);
+        match ending {
+            "ack" => drop(test.queue.ack(&[(lease, job.clone())]).await.unwrap()),
+            "hand back" => {
+                let held = (lease, Some(job.node_id));
+                assert_eq!(test.queue.hand_back(&[held]).await.unwrap(), 1);
+                assert!(test.claim(1).await.is_empty(), "{ending}");
+            }
+            _ => {
+                test.expire_leases();
+                assert_eq!(test.reclaim_expired().await, 1);
+                assert!(test.claim(1).await.is_empty(), "{ending}");
+            }
+        }
+        test.assert_at_rest().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_is_found_among_many_also_one_of_another_program() {
+    let test = TestQueue::start().await;
+    let all = crate::support::jobs("acme", 4_000);
+    test.enqueue(&all).await;
+    let claimed: Vec<_> = test.claim(4_000).await.into_iter().map(held).collect();
+    let failed: Vec<_> =
+        claimed.iter().map(|(lease, job)| (lease.clone(), job.clone(), LEASE)).collect();
+    for failed in failed.chunks(1_000) {
+        test.queue.retry(failed).await.unwrap();
+    }
+    let new = same_node(&all[2_000]);
+    assert_eq!(test.change(&new).await, new.job_id);
+    assert_eq!(test.depths().await[..3], [1, 0, 3_999]);
+    assert_eq!(test.forget(&all[3_000]).await, 1);
+    assert_eq!(test.depths().await[2], 3_998);
+    assert_eq!(test.redis.cli(&["HLEN", "embedding:queue:retrying"]), "3998");
+    // One that was removed by hand leaves a note, until that is looked at.
+    let entry = test.redis.cli(&["HGET", "embedding:queue:retrying", &all[7].node_id.to_string()]);
+    test.redis.cli(&["ZREM", "embedding:retry", &entry]);
+    test.queue.tidy().await.unwrap();
+    assert_eq!(test.redis.cli(&["HLEN", "embedding:queue:retrying"]), "3997");
 }

@@ -140,9 +140,15 @@ impl TestQueue {
     /// Nothing is left but dead letters.
     pub async fn assert_at_rest(&self) {
         assert_eq!(self.depths().await[..3], [0, 0, 0]);
-        for pattern in
-            ["*pending*", "*inflight*", "*leases*", "*reservations*", "*started*", "*changed*"]
-        {
+        for pattern in [
+            "*pending*",
+            "*inflight*",
+            "*leases*",
+            "*reservations*",
+            "*started*",
+            "*changed*",
+            "*retrying*",
+        ] {
             assert_eq!(self.redis.cli(&["KEYS", pattern]), "");
         }
     }
