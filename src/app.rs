@@ -341,7 +341,8 @@ pub async fn open_store(
         .wait_for("the migration of the database", migrate, StoreError::is_unavailable, say)
         .await
         .map_err(|error| anyhow!(say(&error)))?;
-    Ok(store.with_rule(TextRule { with_prefix: config.texts.with_prefix }))
+    let rule = TextRule { with_prefix: config.texts.with_prefix };
+    Ok(store.with_rule(rule).with_node_bytes(config.http.node_bytes))
 }
 
 /// The settings as the loader wants them.

@@ -120,6 +120,26 @@ async fn a_refresh_embeds_again_and_others_may_use_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_refresh_that_redis_forgot_is_one_when_it_is_found() {
+    let (redis, dir) = (TestRedis::start(), tempfile::tempdir().unwrap());
+    let settings = [("REDIS_URL", redis.url()), ("EMBEDDING_SWEEP_INTERVAL_SECONDS", "0.2".into())];
+    let settings = settings.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let counted = Counted::start(&dir, &settings).await;
+    let ids = counted.embed("acme", &["text", "other"]).await;
+    counted.embedded();
+    counted.app.stop().await;
+    let api = TestApp::start(Role::Api, dir.path(), &settings, None).await;
+    let (status, _) = api.post(&format!("/nodes/{}/refresh", ids[0]), &json!({})).await;
+    assert_eq!(status.as_u16(), 202);
+    redis.flush();
+    api.stop().await;
+    let counted = Counted::start(&dir, &settings).await;
+    counted.app.settled(DEADLINE).await;
+    assert_eq!(counted.embedded(), 1, "not taken from the cache");
+    counted.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_refresh_embeds_again_beside_another_job_of_its_node() {
     let (redis, dir) = (TestRedis::start(), tempfile::tempdir().unwrap());
     let counted = Counted::start(&dir, &[("REDIS_URL", &redis.url())]).await;

@@ -55,6 +55,7 @@ impl HttpServer {
     pub(super) fn open(&self, runtime: Runtime, config: &Config) {
         let limits = http::HttpConfig {
             body_limit: config.http.body_limit,
+            node_bytes: config.http.node_bytes,
             batch_max: config.http.batch_max,
             activekg: config.http.activekg,
         };

@@ -63,6 +63,9 @@ pub struct HttpOptions {
     /// Another name of VECMILL_BODY_LIMIT
     #[arg(long, env = "MAX_REQUEST_SIZE_BYTES", value_name = "BYTES")]
     max_request_size_bytes: Option<String>,
+    /// Bytes of a stored node at most: of its JSON together
+    #[arg(long, env = "VECMILL_NODE_BYTES", default_value = "16777216", value_name = "BYTES")]
+    vecmill_node_bytes: String,
     /// MiB that the bodies of requests may take together; a quarter of the memory unless set
     #[arg(long, env = "VECMILL_MEMORY_MB", value_name = "MIB")]
     vecmill_memory_mb: Option<String>,
@@ -95,6 +98,7 @@ impl HttpOptions {
             insecure: check!(self.vecmill_insecure, boolean),
             activekg,
             body_limit: self.body_limit()?,
+            node_bytes: check!(self.vecmill_node_bytes, integer, 1024..=1 << 30) as usize,
             batch_max: check!(self.node_batch_max, integer, 1..=10_000) as usize,
             connections_max: self.connections_max()?,
             memory: memory(given(&self.vecmill_memory_mb))?,

@@ -84,6 +84,8 @@ pub struct HttpConfig {
     pub activekg: bool,
     /// Bytes of a request body at most.
     pub body_limit: usize,
+    /// Bytes of the JSON of a stored node at most.
+    pub node_bytes: usize,
     /// Nodes in one batch request at most.
     pub batch_max: usize,
     /// Connections at most.

@@ -1,6 +1,6 @@
 //! Nodes: what a client sends, which text of it is embedded, and the states it goes through.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, io, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -17,6 +17,27 @@ pub fn text_of_props(props: &Map<String, Value>) -> Option<&str> {
         .iter()
         .filter_map(|name| props.get(*name)?.as_str())
         .find(|text| !text.is_empty())
+}
+
+/// Bytes of a value as JSON.
+pub fn json_bytes(value: &impl Serialize) -> usize {
+    struct Counted(usize);
+    impl io::Write for Counted {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut counted = Counted(0);
+    match serde_json::to_writer(&mut counted, value) {
+        Ok(()) => counted.0,
+        // What is no JSON is nowhere stored.
+        Err(_) => usize::MAX,
+    }
 }
 
 /// A node as it is to be written.

@@ -14,7 +14,7 @@ use super::fields::Invalid;
 use crate::{
     queue::QueueError,
     runtime::RuntimeError,
-    store::{Refusal, StoreError},
+    store::{Fault, Refusal, StoreError},
     telemetry::Chain,
 };
 
@@ -81,15 +81,20 @@ fn whole_seconds(after: Duration) -> u64 {
 
 impl From<Invalid> for Problem {
     fn from(invalid: Invalid) -> Self {
-        Self::new(StatusCode::UNPROCESSABLE_ENTITY, invalid.to_string())
+        let status = match invalid.is_too_large {
+            true => StatusCode::PAYLOAD_TOO_LARGE,
+            false => StatusCode::UNPROCESSABLE_ENTITY,
+        };
+        Self::new(status, invalid.to_string())
     }
 }
 
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
-        let status = match refusal.is_conflict {
-            true => StatusCode::CONFLICT,
-            false => StatusCode::UNPROCESSABLE_ENTITY,
+        let status = match refusal.fault {
+            Fault::Conflict => StatusCode::CONFLICT,
+            Fault::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Fault::Content => StatusCode::UNPROCESSABLE_ENTITY,
         };
         Self::new(status, refusal.to_string())
     }
@@ -186,7 +191,7 @@ pub fn meaning(status: u16) -> &'static str {
         404 => "There is no such node, or the tenant named in the request does not own it.",
         408 => "The body did not arrive in time.",
         409 => "Another node has what must be unique.",
-        413 => "The body is too large.",
+        413 => "The body is too large, or the node would be.",
         415 => "The Content-Type is not application/json, or the Content-Encoding not gzip.",
         421 => "The Host of the request is not a name of this server.",
         422 => "The request is well-formed but invalid; the detail names the field.",

@@ -14,13 +14,22 @@ pub struct Invalid {
     pub field: String,
     /// What it must be.
     pub reason: String,
+    /// Whether it is only too large.
+    pub is_too_large: bool,
 }
 
 impl Invalid {
     /// The field at `path` is not what `reason` says it must be.
     pub fn new(path: impl Into<String>, reason: impl Into<String>) -> Self {
         let field: String = path.into();
-        Self { field: names::shortened(&field).into_owned(), reason: reason.into() }
+        let field = names::shortened(&field).into_owned();
+        Self { field, reason: reason.into(), is_too_large: false }
+    }
+
+    /// The node at `path` has more than `most` bytes.
+    pub fn too_large(path: impl Into<String>, most: usize) -> Self {
+        let reason = format!("must have at most {most} bytes of JSON (VECMILL_NODE_BYTES)");
+        Self { is_too_large: true, ..Self::new(path, reason) }
     }
 }
 

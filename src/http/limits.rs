@@ -26,6 +26,8 @@ pub const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 pub struct HttpConfig {
     /// Bytes of a request body at most.
     pub body_limit: usize,
+    /// Bytes of the JSON of a node at most.
+    pub node_bytes: usize,
     /// Nodes of one `POST /nodes/batch` at most, and of any call that embeds before it answers.
     pub batch_max: usize,
     /// Whether to answer as clients of ActiveKG expect: 200 instead of 202, and fields of nodes
@@ -35,6 +37,11 @@ pub struct HttpConfig {
 
 impl Default for HttpConfig {
     fn default() -> Self {
-        Self { body_limit: 10 * 1024 * 1024, batch_max: 200, activekg: false }
+        Self {
+            body_limit: 10 * 1024 * 1024,
+            node_bytes: 16 * 1024 * 1024,
+            batch_max: 200,
+            activekg: false,
+        }
     }
 }

@@ -12,8 +12,13 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
+use uuid::Uuid;
 
 use super::errors::Problem;
+use crate::{
+    domain::TenantScope,
+    runtime::{Runtime, off_async},
+};
 
 /// How long a body waits for room.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -64,6 +69,57 @@ impl Memory {
     }
 }
 
+/// Stored nodes of fewer bytes take what any request takes.
+const SMALL: usize = 64 << 10;
+/// A node that is changed is there as it was and as it will be.
+const WHEN_CHANGED: usize = 2;
+
+/// What is done with a stored node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Use {
+    /// It is shown.
+    Show,
+    /// It is changed.
+    Change,
+}
+
+impl Memory {
+    /// Waits for room for a stored node, if that is not a small one. What it takes is counted before
+    /// it is parsed, as of a body.
+    ///
+    /// # Errors
+    /// As [`Memory::for_arrival`], but 503 for a node that only is to be shown; the database is away.
+    pub async fn for_stored(
+        &self,
+        runtime: &Runtime,
+        scope: &TenantScope,
+        id: Uuid,
+        what: Use,
+    ) -> Result<Option<Held>, Problem> {
+        let bytes = runtime.stored_bytes(scope, id).await?;
+        if bytes < SMALL {
+            return Ok(None);
+        }
+        let copies = 2 * bytes;
+        let reading = self.for_arrival(copies.min(self.most())).await?;
+        let Some(json) = runtime.stored_json(scope, id).await? else { return Ok(None) };
+        let once = off_async(move || cost(json.as_bytes())).await;
+        drop(reading);
+        let all = match what {
+            Use::Show => once,
+            // One that fits may be changed when nobody else is there.
+            Use::Change => once.max((once * WHEN_CHANGED).min(self.parsed.units * UNIT)),
+        };
+        let held = self.for_parsed(all).await.map(Some);
+        held.map_err(|problem| match what {
+            Use::Show if problem.status == StatusCode::PAYLOAD_TOO_LARGE => {
+                Problem::unavailable("the node takes more memory than there is (VECMILL_MEMORY_MB)")
+            }
+            _ => problem,
+        })
+    }
+}
+
 /// Room that bodies wait for in the order in which they come.
 #[derive(Clone)]
 struct Lane {
@@ -80,15 +136,15 @@ impl Lane {
     async fn hold(&self, bytes: usize) -> Result<Held, Problem> {
         let wanted = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX);
         if wanted as usize > self.units {
-            let detail = "the body takes more memory than there is for bodies (VECMILL_MEMORY_MB); \
-                          send fewer nodes or values at once";
+            let detail = "that takes more memory than there is for bodies and nodes \
+                          (VECMILL_MEMORY_MB); send fewer nodes or values at once";
             return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail));
         }
         match timeout(PATIENCE, Arc::clone(&self.room).acquire_many_owned(wanted)).await {
             Ok(Ok(room)) => Ok(Held { _room: room }),
             // It is never closed.
             Ok(Err(_)) | Err(_) => Err(Problem::unavailable(
-                "there is no memory for the body now, because of other requests; try again later",
+                "there is no memory for that now, because of other requests; try again later",
             )),
         }
     }

@@ -8,6 +8,7 @@ use super::{
     body::{JsonBody, NoBody},
     errors::{Fails, Failure, Problem},
     limits::{LIST_DEFAULT, VERSIONS_DEFAULT},
+    memory::{Memory, Use},
     params::{
         ExternalId, HasEmbedding, IncludeEmbedding, Limit, Offset, Path, Query, RequiredQuery,
         VersionsLimit,
@@ -258,6 +259,7 @@ impl NodesApi {
     async fn read(
         &self,
         Data(runtime): Data<&Runtime>,
+        Data(memory): Data<&Memory>,
         /// The node.
         id: Path<Uuid>,
         /// The tenant that must own it; any when absent.
@@ -267,6 +269,7 @@ impl NodesApi {
     ) -> Result<ReadResponse, Failure<ReadFails>> {
         let scope = TenantScope::from_optional(tenant_id.0);
         let include = include_embedding.0.is_some_and(|wanted| wanted.0);
+        let _room = memory.for_stored(runtime, &scope, id.0, Use::Show).await?;
         let node = runtime.node(scope, id.0, include).await?;
         Ok(ReadResponse::Node(Json(node.into())))
     }
@@ -281,6 +284,7 @@ impl NodesApi {
     async fn update(
         &self,
         Data(runtime): Data<&Runtime>,
+        Data(memory): Data<&Memory>,
         /// The node.
         id: Path<Uuid>,
         /// The tenant that must own it; `default` when absent.
@@ -288,6 +292,7 @@ impl NodesApi {
         patch: JsonBody<NodePatch>,
     ) -> Result<UpdateResponse, Failure<UpdateFails>> {
         let scope = TenantScope::of_write(tenant_id.0);
+        let _room = memory.for_stored(runtime, &scope, id.0, Use::Change).await?;
         let node = NodeChanged::from(runtime.edit(scope, id.0, patch.value).await?);
         Ok(match node.job_id {
             Some(_) => UpdateResponse::Accepted(Json(node)),

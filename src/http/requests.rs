@@ -10,7 +10,7 @@ use super::{
     types::{BatchRequest, NodeRequest, PatchRequest},
 };
 use crate::{
-    domain::{NewNode, NodePatch, TenantId},
+    domain::{NewNode, NodePatch, TenantId, node::json_bytes},
     store::OnRefusal,
 };
 
@@ -58,7 +58,7 @@ fn read_node(
         return Err(Invalid::new(props_path, "must be an object"));
     };
     let own = fields.tenant("tenant_id")?;
-    Ok(NewNode {
+    let node = NewNode {
         id: Uuid::new_v4(),
         tenant_id: of_batch.cloned().or(own).unwrap_or_default(),
         classes,
@@ -67,7 +67,12 @@ fn read_node(
         metadata: fields.any("metadata"),
         refresh_policy: fields.any("refresh_policy"),
         triggers: fields.any("triggers"),
-    })
+    };
+    let json = (&node.props, &node.metadata, &node.refresh_policy, &node.triggers);
+    if json_bytes(&json) > config.node_bytes {
+        return Err(Invalid::too_large(path, config.node_bytes));
+    }
+    Ok(node)
 }
 
 fn read_classes(fields: &mut Fields) -> Result<Vec<String>, Invalid> {

@@ -113,6 +113,8 @@ const WAITER_PATIENCE: Duration = Duration::from_secs(5);
 /// The longest that the server is asked to hold an answer back: a connection on which nothing is
 /// heard for longer than that, and then some, is replaced.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// Between two looks at the length of the queue.
+const LENGTH_PAUSE: Duration = Duration::from_millis(50);
 /// How many of the jobs next in line are looked at for their age.
 const AGE_SAMPLE: u64 = 16;
 
@@ -167,6 +169,20 @@ impl Queue {
                 waiter.is_silent();
                 Err(Error::new(ErrorKind::Timeout, "no answer").into())
             }
+        }
+    }
+
+    /// Waits until more jobs are in the queue than now, at most for `timeout`.
+    pub async fn wait_for_more(&self, timeout: Duration) -> Result<(), QueueError> {
+        let (queue, began) = (self.keys.queue.as_str(), Instant::now());
+        let mut least: Option<u64> = None;
+        loop {
+            let length: u64 = self.commands.call(async |client| client.llen(queue).await).await?;
+            if least.is_some_and(|least| length > least) || began.elapsed() >= timeout {
+                return Ok(());
+            }
+            least = Some(least.unwrap_or(length).min(length));
+            tokio::time::sleep(LENGTH_PAUSE.min(timeout)).await;
         }
     }
 

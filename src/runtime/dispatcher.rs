@@ -16,7 +16,7 @@ use super::{
     endings,
     finish::{Done, batches, failed, finish},
     leases::LeaseKeeper,
-    prepare::{Look, Prepared, look, prepare},
+    prepare::{Look, Prepared, look, prepare, wait},
     room::{Load, Room},
     schedule::Schedule,
     steps::{DispatcherMsg, step},
@@ -99,15 +99,11 @@ impl DispatcherState {
         }
         if self.is_draining {
             self.hand_back_ready(myself);
-        } else if look.is_idle {
+        } else if let Some(change) = look.wait {
             self.looking = Looking::Waiting;
-            let context = Arc::clone(&self.worker.context);
+            let worker = self.worker.clone();
             step(myself, async move {
-                let poll_interval = context.config.poll_interval;
-                if let Err(error) = context.queue.wait_for_job(poll_interval).await {
-                    warn!(error = %Chain(&error), "cannot wait for jobs");
-                    tokio::time::sleep(poll_interval).await;
-                }
+                wait(&worker, change).await;
                 DispatcherMsg::Woken
             });
         } else {
@@ -289,7 +285,7 @@ impl Actor for Dispatcher {
         };
         let room = Room::new(most, context.model.max_tokens);
         Ok(DispatcherState {
-            worker: Worker { context, throttler, keeper: Arc::new(keeper) },
+            worker: Worker { context, throttler, keeper: Arc::new(keeper), let_go: Arc::default() },
             embedders,
             schedule,
             room,

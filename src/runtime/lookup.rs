@@ -26,6 +26,20 @@ impl Runtime {
         }
     }
 
+    /// Bytes of the JSON that is stored of a node of the scope; 0 if there is no such node.
+    pub async fn stored_bytes(&self, scope: &TenantScope, id: Uuid) -> Result<usize, RuntimeError> {
+        Ok(self.parts.store.stored_bytes(scope, id).await?)
+    }
+
+    /// That JSON, one value after another, not parsed.
+    pub async fn stored_json(
+        &self,
+        scope: &TenantScope,
+        id: Uuid,
+    ) -> Result<Option<String>, RuntimeError> {
+        Ok(self.parts.store.stored_json(scope, id).await?)
+    }
+
     /// The latest vectors of a node of the scope, newest first, as far as the database keeps them.
     pub async fn versions(
         &self,

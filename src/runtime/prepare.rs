@@ -3,7 +3,6 @@
 use std::{
     collections::{HashMap, HashSet},
     mem::take,
-    time::Duration,
 };
 
 use tracing::{debug, error, warn};
@@ -37,7 +36,17 @@ pub struct Look {
     /// Entries taken from it.
     pub claimed: Vec<Claimed>,
     /// Whether nothing was found, so that it is time to wait.
-    pub is_idle: bool,
+    pub wait: Option<Wait>,
+}
+
+/// What to wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// A job.
+    Job,
+    /// Jobs beside those that wait, which may be of tenants at their limits, or the end of a job in
+    /// hand.
+    Change,
 }
 
 /// What became of claimed entries that are not ended and not back in the queue.
@@ -48,10 +57,6 @@ pub struct Prepared {
     /// Texts that have a vector without a model.
     pub known: Vec<(Text, Vec<f32>)>,
 }
-
-/// A pause before waiting for jobs when those of some tenants may not be claimed: the queue may
-/// hold only such jobs, and then waiting for it does not wait.
-const BLOCKED_PAUSE: Duration = Duration::from_millis(50);
 
 /// Looks whether it may claim, and claims up to `wanted` entries.
 pub async fn look(worker: &Worker, wanted: usize) -> Look {
@@ -85,10 +90,8 @@ pub async fn look(worker: &Worker, wanted: usize) -> Look {
     };
     if claimed.is_empty() {
         worker.tell(ThrottlerMsg::Up);
-        if limits.is_some() {
-            tokio::time::sleep(config.poll_interval.min(BLOCKED_PAUSE)).await;
-        }
-        return Look { claimed, is_idle: true };
+        let wait = if limits.is_some() { Wait::Change } else { Wait::Job };
+        return Look { claimed, wait: Some(wait) };
     }
     metrics::jobs_claimed(claimed.len());
     worker.keeper.hold(
@@ -98,7 +101,23 @@ pub async fn look(worker: &Worker, wanted: usize) -> Look {
     );
     let decoded = claimed.iter().filter_map(|claimed| claimed.job.as_ref().ok());
     worker.tell(ThrottlerMsg::Took(count_tenants(decoded)));
-    Look { claimed, is_idle: false }
+    Look { claimed, wait: None }
+}
+
+/// Waits until there may be work again, for the poll interval at most.
+pub async fn wait(worker: &Worker, wait: Wait) {
+    let (queue, longest) = (&worker.context.queue, worker.context.config.poll_interval);
+    let waited = match wait {
+        Wait::Job => queue.wait_for_job(longest).await,
+        Wait::Change => tokio::select! {
+            () = worker.let_go.notified() => return,
+            waited = queue.wait_for_more(longest) => waited,
+        },
+    };
+    if let Err(error) = waited {
+        warn!(error = %Chain(&error), "cannot wait for jobs");
+        tokio::time::sleep(longest).await;
+    }
 }
 
 /// Makes batches, of so many tokens at most, of claimed entries. Each is in a batch, known, ended, or

@@ -181,12 +181,16 @@ async fn count_tenants(context: &Context, orphans: &[Uuid]) -> Result<u64, Sweep
     }
     let mut pages = queue.tenant_pages();
     while let Some(page) = step(queue.next_page(&mut pages)).await? {
-        page.into_iter().for_each(|tenant| drop(tenants.entry(tenant).or_default()));
+        for tenant in page {
+            tenants.entry(tenant).or_default();
+        }
     }
     let mut cursor = Some("0".to_owned());
     while let Some(from) = cursor {
         let (page, next) = queue.waiting_tenants(&from).await?;
-        page.into_iter().for_each(|tenant| drop(tenants.entry(tenant).or_default()));
+        for tenant in page {
+            tenants.entry(tenant).or_default();
+        }
         cursor = next;
     }
     let tenants: Vec<(String, u64)> = tenants.into_iter().collect();

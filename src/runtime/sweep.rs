@@ -221,8 +221,9 @@ async fn enqueue_lost_among(context: &Context, open: Vec<Candidate>) -> Result<(
         .into_iter()
         .filter(|node| lost.contains(&node.id))
         .map(|node| {
-            Job::new(node.id, node.tenant_id, Action::Embed, now)
-                .in_database(context.store.identity())
+            // One whose vector is there was to be embedded again.
+            let action = if node.has_current_embedding { Action::Refresh } else { Action::Embed };
+            Job::new(node.id, node.tenant_id, action, now).in_database(context.store.identity())
         })
         .collect();
     if jobs.is_empty() {

@@ -3,6 +3,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use ractor::ActorRef;
+use tokio::sync::Notify;
 use tracing::warn;
 use uuid::Uuid;
 
@@ -30,6 +31,8 @@ pub struct Worker {
     pub throttler: ActorRef<ThrottlerMsg>,
     /// What keeps the leases alive.
     pub keeper: Arc<LeaseKeeper>,
+    /// Told when jobs are let go.
+    pub let_go: Arc<Notify>,
 }
 
 impl Worker {
@@ -89,6 +92,7 @@ impl Worker {
     pub fn let_go(&self, jobs: &[Held]) {
         self.keeper.release(jobs.iter().map(|(lease, _)| lease));
         self.tell(ThrottlerMsg::Gave(count_tenants(jobs.iter().map(|(_, job)| job))));
+        self.let_go.notify_one();
     }
 
     /// Puts jobs back as if they had not been claimed.

@@ -55,6 +55,7 @@ impl Store {
                 db,
                 dimension,
                 rule: TextRule::default(),
+                node_bytes: usize::MAX,
                 facts: Arc::default(),
             })
         } else if dsn.starts_with("sqlite:") {
@@ -62,7 +63,8 @@ impl Store {
             // The writer comes first: it creates the file and switches it to WAL.
             let writer = Database::Sqlite(connect_sqlite(&options, 1).await?);
             let db = Database::Sqlite(connect_sqlite(&options, SQLITE_READERS).await?);
-            Ok(Self { db, writer, dimension, rule: TextRule::default(), facts: Arc::default() })
+            let (rule, node_bytes) = (TextRule::default(), usize::MAX);
+            Ok(Self { db, writer, dimension, rule, node_bytes, facts: Arc::default() })
         } else {
             Err(StoreError::Setup(
                 "the database DSN must start with postgresql:// or sqlite://, or be of the form \

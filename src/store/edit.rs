@@ -9,11 +9,14 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
-    OnNewText, Outcome, Patched, Store, StoreError, TextRule, TextSource, Vector,
-    dialect::{Dialect, STALE, in_scope, status_of, tenant_of},
+    OnNewText, Outcome, Patched, Refusal, Store, StoreError, TextRule, TextSource, Vector,
+    dialect::{Dialect, STALE, in_scope, status_of, tenant_of, to_json},
+    in_place::in_place,
     outcomes, results,
 };
-use crate::domain::{NodePatch, NodeStatus, TenantId, TenantScope, patch::Editable};
+use crate::domain::{
+    NodePatch, NodeStatus, TenantId, TenantScope, node::json_bytes, patch::Editable,
+};
 
 impl Store {
     /// Changes a node of the scope, all of the change or nothing. `on_new_text` says what is done
@@ -68,32 +71,27 @@ async fn patch_locked(
     let Some(row) = lock(transaction, scope, id).await? else { return Ok(Patched::NotFound) };
     let Some(tenant_id) = tenant_of(row.tenant_id.clone()) else { return Ok(Patched::NotFound) };
     let status = status_of(&row.embedding_status);
-    let classes: Vec<String> = row
-        .classes
-        .as_deref()
-        .and_then(|classes| serde_json::from_str(classes).ok())
-        .unwrap_or_default();
-    let old = row.into_editable();
-    let mut new = patch.apply(old.clone());
-    new.metadata = Some(or_empty(new.metadata));
-    let source = source_of(store.rule, &new, &classes);
-    if source == source_of(store.rule, &old, &classes) {
-        if new != old {
-            write(transaction, id, &old, &new, None).await?;
+    let change = in_place(|| Change::of(row, patch, store.rule));
+    if change.bytes > store.node_bytes && change.grows {
+        return Err(StoreError::Row(Refusal::too_large(store.node_bytes)));
+    }
+    if !change.has_new_text {
+        if !change.is_empty() {
+            write(transaction, id, change, None).await?;
         }
         return Ok(Patched::Done { tenant_id, status, has_new_text: false });
     }
     let status = match on_new_text {
         OnNewText::Queue => {
-            write(transaction, id, &old, &new, Some(NodeStatus::Queued)).await?;
+            write(transaction, id, change, Some(NodeStatus::Queued)).await?;
             NodeStatus::Queued
         }
-        OnNewText::Store(of, result) if *of == source => {
-            write(transaction, id, &old, &new, Some(NodeStatus::Processing)).await?;
+        OnNewText::Store(of, result) if *of == change.source => {
+            write(transaction, id, change, Some(NodeStatus::Processing)).await?;
             finish(store, transaction, result).await?
         }
         OnNewText::Ask | OnNewText::Store(..) => {
-            return Ok(Patched::NewText { tenant_id, source });
+            return Ok(Patched::NewText { tenant_id, source: change.source });
         }
     };
     Ok(Patched::Done { tenant_id, status, has_new_text: true })
@@ -103,21 +101,66 @@ async fn patch_locked(
 struct Row {
     tenant_id: Option<String>,
     classes: Option<String>,
-    props: Option<Value>,
-    metadata: Option<Value>,
+    /// JSON, as the next.
+    props: Option<String>,
+    metadata: Option<String>,
     payload_ref: Option<String>,
     embedding_status: String,
+}
+
+/// What a patch makes of a row.
+struct Change {
+    /// The fields that differ, as JSON.
+    props: Option<String>,
+    metadata: Option<String>,
+    payload_ref: Option<Option<String>>,
+    source: TextSource,
+    has_new_text: bool,
+    /// Of the JSON of the changed node, as far as it can be changed.
+    bytes: usize,
+    /// Whether that is more than before.
+    grows: bool,
+}
+
+impl Change {
+    fn of(row: Row, patch: &NodePatch, rule: TextRule) -> Self {
+        let classes: Vec<String> = row
+            .classes
+            .as_deref()
+            .and_then(|classes| serde_json::from_str(classes).ok())
+            .unwrap_or_default();
+        let old = row.into_editable();
+        let mut new = patch.apply(old.clone());
+        new.metadata = Some(or_empty(new.metadata));
+        let source = source_of(rule, &new, &classes);
+        let bytes = json_bytes(&(&new.props, &new.metadata));
+        Self {
+            has_new_text: source != source_of(rule, &old, &classes),
+            source,
+            grows: bytes > json_bytes(&(&old.props, &old.metadata)),
+            bytes,
+            props: (new.props != old.props).then(|| to_json(&new.props)),
+            metadata: (new.metadata != old.metadata).then(|| to_json(&new.metadata)),
+            payload_ref: (new.payload_ref != old.payload_ref).then_some(new.payload_ref),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.props.is_none() && self.metadata.is_none() && self.payload_ref.is_none()
+    }
 }
 
 impl Row {
     /// What another program may have left there and no client can send counts as absent.
     fn into_editable(self) -> Editable {
         Editable {
-            props: match self.props {
-                Some(Value::Object(props)) => props,
-                _ => serde_json::Map::new(),
-            },
-            metadata: Some(or_empty(self.metadata)),
+            props: self
+                .props
+                .and_then(|props| serde_json::from_str(&props).ok())
+                .unwrap_or_default(),
+            metadata: Some(or_empty(
+                self.metadata.and_then(|metadata| serde_json::from_str(&metadata).ok()),
+            )),
             payload_ref: self.payload_ref.filter(|place| !place.is_empty()),
         }
     }
@@ -138,13 +181,9 @@ async fn lock(
     let dialect = Dialect::of(transaction.get_database_backend());
     Ok(Entity::find()
         .select_only()
-        .columns([
-            Column::TenantId,
-            Column::Props,
-            Column::Metadata,
-            Column::PayloadRef,
-            Column::EmbeddingStatus,
-        ])
+        .columns([Column::TenantId, Column::PayloadRef, Column::EmbeddingStatus])
+        .expr_as(Expr::cust("CAST(props AS text)"), "props")
+        .expr_as(Expr::cust("CAST(metadata AS text)"), "metadata")
         .expr_as(dialect.classes(), "classes")
         .filter(Column::Id.eq(id))
         .filter(in_scope(scope))
@@ -164,8 +203,7 @@ fn source_of(rule: TextRule, fields: &Editable, classes: &[String]) -> TextSourc
 async fn write(
     transaction: &impl ConnectionTrait,
     id: Uuid,
-    old: &Editable,
-    new: &Editable,
+    change: Change,
     anew: Option<NodeStatus>,
 ) -> Result<(), StoreError> {
     let dialect = Dialect::of(transaction.get_database_backend());
@@ -173,14 +211,18 @@ async fn write(
         .col_expr(Column::Version, Expr::cust("coalesce(version, 1) + 1"))
         .col_expr(Column::UpdatedAt, Expr::cust(dialect.now()))
         .filter(Column::Id.eq(id));
-    if new.props != old.props {
-        update = update.col_expr(Column::Props, Expr::value(Value::Object(new.props.clone())));
+    let json = |json: String| match dialect {
+        Dialect::Postgres => Expr::cust_with_values("CAST($1 AS jsonb)", [json]),
+        Dialect::Sqlite => Expr::value(json),
+    };
+    if let Some(props) = change.props {
+        update = update.col_expr(Column::Props, json(props));
     }
-    if new.metadata != old.metadata {
-        update = update.col_expr(Column::Metadata, Expr::value(new.metadata.clone()));
+    if let Some(metadata) = change.metadata {
+        update = update.col_expr(Column::Metadata, json(metadata));
     }
-    if new.payload_ref != old.payload_ref {
-        update = update.col_expr(Column::PayloadRef, Expr::value(new.payload_ref.clone()));
+    if let Some(payload_ref) = change.payload_ref {
+        update = update.col_expr(Column::PayloadRef, Expr::value(payload_ref));
     }
     if let Some(status) = anew {
         update = update

@@ -25,6 +25,9 @@ pub struct NodeVersion {
     pub embedding_ref: Option<String>,
 }
 
+/// What a client may fill as it likes.
+const JSON_COLUMNS: [&str; 4] = ["props", "metadata", "refresh_policy", "triggers"];
+
 impl Store {
     /// The ids of the nodes of the scope whose property `external_id` is this, two at most: more
     /// than one is ambiguous.
@@ -53,6 +56,42 @@ impl Store {
             .limit(2)
             .into_tuple()
             .all(&self.db)
+            .await?)
+    }
+
+    /// Bytes of the JSON that is stored of a node of the scope; 0 if there is no such node.
+    pub async fn stored_bytes(&self, scope: &TenantScope, id: Uuid) -> Result<usize, StoreError> {
+        let bytes = |column: &str| match self.dialect() {
+            Dialect::Postgres => format!("coalesce(octet_length(CAST({column} AS text)), 0)"),
+            Dialect::Sqlite => format!("coalesce(octet_length({column}), 0)"),
+        };
+        let all = JSON_COLUMNS.map(bytes).join(" + ");
+        let found: Option<i64> = Entity::find()
+            .select_only()
+            .expr_as(Expr::cust(format!("CAST({all} AS bigint)")), "bytes")
+            .filter(Column::Id.eq(id))
+            .filter(in_scope(scope))
+            .into_tuple()
+            .one(&self.db)
+            .await?;
+        Ok(found.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(0))
+    }
+
+    /// The JSON that is stored of a node of the scope, one value after another, not parsed.
+    pub async fn stored_json(
+        &self,
+        scope: &TenantScope,
+        id: Uuid,
+    ) -> Result<Option<String>, StoreError> {
+        let json = |column: &str| format!("coalesce(CAST({column} AS text), '')");
+        let all = JSON_COLUMNS.map(json).join(" || ");
+        Ok(Entity::find()
+            .select_only()
+            .expr_as(Expr::cust(all), "json")
+            .filter(Column::Id.eq(id))
+            .filter(in_scope(scope))
+            .into_tuple()
+            .one(&self.db)
             .await?)
     }
 

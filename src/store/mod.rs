@@ -15,6 +15,7 @@ mod edit;
 mod error;
 mod facts;
 mod failure;
+mod in_place;
 mod insert;
 mod lookup;
 mod migrate;
@@ -37,7 +38,7 @@ mod work;
 pub use due::PolicyRow;
 pub use insert::{Birth, OnRefusal};
 pub use lookup::NodeVersion;
-pub use refusal::{Refusal, Refusals};
+pub use refusal::{Fault, Refusal, Refusals};
 pub use source::TextRule;
 pub use types::*;
 
@@ -59,6 +60,8 @@ pub struct Store {
     dimension: usize,
     /// How texts are made of rows.
     rule: TextRule,
+    /// Bytes that the JSON of a node may have.
+    node_bytes: usize,
     /// Empty until [`Store::migrate`].
     facts: Arc<Facts>,
 }
@@ -67,6 +70,11 @@ impl Store {
     /// The same database, with texts made by this rule.
     pub fn with_rule(self, rule: TextRule) -> Self {
         Self { rule, ..self }
+    }
+
+    /// The same database, with nodes of at most so many bytes of JSON.
+    pub fn with_node_bytes(self, node_bytes: usize) -> Self {
+        Self { node_bytes, ..self }
     }
 
     /// How texts are made of rows.

@@ -9,18 +9,38 @@ use super::StoreError;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct Refusal {
-    /// Whether another row is in the way, rather than this one being wrong.
-    pub is_conflict: bool,
+    /// What is wrong.
+    pub fault: Fault,
     reason: String,
+}
+
+/// What is wrong with a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Another row is in the way.
+    Conflict,
+    /// It is larger than a node may be.
+    TooLarge,
+    /// What it holds.
+    Content,
 }
 
 impl Refusal {
     /// The database wrote the others and said nothing of this one: a trigger left it out.
     pub(super) fn left_out() -> Self {
         Self {
-            is_conflict: false,
+            fault: Fault::Content,
             reason: "a trigger of the database left the node out".to_owned(),
         }
+    }
+
+    /// The node would have more than `most` bytes.
+    pub(super) fn too_large(most: usize) -> Self {
+        let reason = format!(
+            "the node would have more than {most} bytes of JSON (VECMILL_NODE_BYTES); \
+             remove some of its properties first"
+        );
+        Self { fault: Fault::TooLarge, reason }
     }
 
     /// Why this error is the fault of one row; none if it is not.
@@ -33,7 +53,7 @@ impl Refusal {
         let error = error.as_database_error()?;
         let code = error.code()?;
         if error.is_unique_violation() {
-            return Some(Self { is_conflict: true, reason: in_the_way(error.constraint()) });
+            return Some(Self { fault: Fault::Conflict, reason: in_the_way(error.constraint()) });
         }
         let what = if error.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some() {
             sqlite_fault(&code)?
@@ -42,7 +62,7 @@ impl Refusal {
         };
         let of = error.constraint().map(|name| format!(", constraint {name}")).unwrap_or_default();
         let reason = format!("the database refuses the node: {what} (error {code}{of})");
-        Some(Self { is_conflict: false, reason })
+        Some(Self { fault: Fault::Content, reason })
     }
 }
 

@@ -94,3 +94,33 @@ async fn a_database_that_is_away_leaves_nothing_in_redis() {
     assert_eq!(site.redis.cli(&["EXISTS", "embedding:queue:reservations"]), "0");
     app.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_grows_to_its_limit_and_no_further() {
+    for site in Site::of_both_kinds().await {
+        let app = site.api(&[("VECMILL_NODE_BYTES", "20000")]).await;
+        let node = |bytes: usize| json!({"classes": ["Note"], "props": {"a": "x".repeat(bytes)}});
+        let (status, answer) = app.post("/nodes", &node(20_000)).await;
+        assert_eq!(status.as_u16(), 413, "{answer}");
+        assert!(answer["detail"].as_str().unwrap().contains("VECMILL_NODE_BYTES"), "{answer}");
+        let batch = json!({"nodes": [node(20_000), node(10)]});
+        let (status, answer) = app.post("/nodes/batch", &batch).await;
+        assert_eq!((status.as_u16(), &answer["created"]), (202, &json!(1)), "{answer}");
+
+        let id = node_with(&app, "text").await;
+        let part = |n: usize| json!({"props": {format!("part {n}"): "x".repeat(6_000)}});
+        for n in 0..3 {
+            patch(&app, &id, &part(n), 200).await;
+        }
+        let before = app.node(&id).await;
+        for n in 3..20 {
+            let answer = patch(&app, &id, &part(n), 413).await;
+            assert!(answer["detail"].as_str().unwrap().contains("VECMILL_NODE_BYTES"), "{answer}");
+        }
+        assert_eq!(app.node(&id).await, before, "{}", site.name);
+        let smaller = json!({"props": {"part 0": null}});
+        patch(&app, &id, &smaller, 200).await;
+        patch(&app, &id, &part(3), 200).await;
+        app.stop().await;
+    }
+}

@@ -11,7 +11,8 @@ use super::{
 };
 use crate::common::{cosine, vector_of, wait_until};
 
-const NODES: usize = 24;
+/// As many as a worker takes at first.
+const NODES: usize = 16;
 
 /// The value of a counter in the metrics of a process.
 async fn metric(site: &Site, url: &str, name: &str) -> u64 {
@@ -26,14 +27,15 @@ async fn metric(site: &Site, url: &str, name: &str) -> u64 {
 async fn a_worker_that_sleeps_past_its_lease_overwrites_nothing() {
     let _plan = Plan::new("SIGSTOP past the lease, text changed meanwhile").await;
     let mut row = Row::new("SIGSTOP past the lease, text changed", Stores::Shared.name());
-    let settings = [("EMBEDDING_LEASE_SECONDS", "1"), ("EMBEDDING_BATCH_TEXTS", "24")];
+    let settings = [("EMBEDDING_LEASE_SECONDS", "1"), ("EMBEDDING_BATCH_TEXTS", "16")];
     let mut site = Site::new(Stores::Shared, &settings).await;
     // Both are `serve`, so that their metrics can be read.
     let sleeper = site.start_faulty("serve", Duration::from_millis(1500), &[]);
     let url = site.url(sleeper).await;
     let texts: Vec<String> = (0..NODES).map(|i| format!("old {i}")).collect();
     let ids = site.ingest(&url, &texts).await;
-    wait_until(DEADLINE, async || site.redis("SCARD embedding:queue:started") == "24").await;
+    wait_until(DEADLINE, async || site.redis("SCARD embedding:queue:started") == NODES.to_string())
+        .await;
     site.program(sleeper).signal("STOP");
     let stopped = Instant::now();
 

@@ -4,7 +4,7 @@ use serde_json::json;
 use uuid::Uuid;
 use vecmill::{
     domain::{NewNode, NodeStatus, TenantScope},
-    store::{NodeFilter, OnRefusal, StatusCounts},
+    store::{Fault, NodeFilter, OnRefusal, StatusCounts},
 };
 
 use crate::support::{
@@ -150,7 +150,10 @@ async fn a_refused_node_harms_no_other(db: TestDb) {
     let first = node("acme", "first");
     let insert = async |nodes: &[NewNode], on_refusal| {
         let refusals = store.insert_nodes(nodes, NodeStatus::Queued, on_refusal).await.unwrap();
-        refusals.iter().map(|refusal| refusal.as_ref().map(|r| r.is_conflict)).collect::<Vec<_>>()
+        refusals
+            .iter()
+            .map(|refusal| refusal.as_ref().map(|r| r.fault == Fault::Conflict))
+            .collect::<Vec<_>>()
     };
     assert_eq!(insert(std::slice::from_ref(&first), OnRefusal::KeepOthers).await, [None]);
     assert_eq!(insert(std::slice::from_ref(&first), OnRefusal::KeepOthers).await, [Some(true)]);

@@ -78,6 +78,13 @@ local function books_of(fields)
   return numbers
 end
 
+-- A server that is out of memory refuses to add, unless the script has written before.
+local function begin_writing()
+  if not misuse(fair) then
+    redis.call('HDEL', fair, '')
+  end
+end
+
 -- Changes numbers in the books. None stays that is not above zero.
 local function count(changes)
   local fields, kept, gone = {}, {}, {}
@@ -136,6 +143,7 @@ end
 -- Notes that the first so many entries were put in order at the right (`sign` is 1), or were taken
 -- from those in order (-1). An empty queue needs no books.
 local function note(entries, many, sign)
+  begin_writing()
   if misuse(fair) then
     return
   elseif redis.call('LLEN', queue) == 0 then

@@ -151,6 +151,7 @@ end
 -- Sees to it that the next entries to be claimed, so many as are wanted, are in order. Answers how
 -- many at the right were read.
 local function keep_order(wanted, length)
+  begin_writing()
   local now, new = now_ms(), unread(length)
   local window = length <= WHOLE and length or WINDOW
   local lost = book('lost')

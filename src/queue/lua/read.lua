@@ -3,6 +3,7 @@
 local wrong = wrong_type(queue)
 if wrong then return wrong end
 
+begin_writing()
 local length = redis.call('LLEN', queue)
 local new = unread(length)
 if not new or new <= MOST_NEW then
