@@ -118,6 +118,9 @@ impl From<RuntimeError> for Problem {
                 tracing::error!(error = detail, "a request met a key that is not ours");
                 Self::unavailable(detail)
             }
+            RuntimeError::Overloaded { retry_after } => {
+                Self { retry_after: Some(whole_seconds(retry_after)), ..Self::unavailable(detail) }
+            }
             RuntimeError::Embedder => {
                 tracing::warn!(error = detail, "a request met an outage");
                 Self::unavailable(detail)

@@ -182,6 +182,12 @@ pub enum RuntimeError {
     /// Redis failed.
     #[error(transparent)]
     Queue(#[from] QueueError),
+    /// Too many wait for the model.
+    #[error("too many texts wait for the model; try again later or send fewer nodes")]
+    Overloaded {
+        /// When to try again.
+        retry_after: Duration,
+    },
     /// The embedder failed while the client waited for the vector.
     #[error("the embedder is not available; try again later")]
     Embedder,

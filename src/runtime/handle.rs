@@ -172,19 +172,29 @@ impl Runtime {
 }
 
 /// Does the work of a request in a task of its own: a client that hangs up must not stop it
-/// half-way. What the database refuses because it takes no writes at all is an outage.
+/// half-way. Errors are as [`blamed`] has them.
 pub(super) async fn to_the_end<T: Send + 'static>(
     store: &Store,
     work: impl Future<Output = Result<T, RuntimeError>> + Send + 'static,
 ) -> Result<T, RuntimeError> {
     match tokio::spawn(work).await {
-        Ok(Err(RuntimeError::Store(error))) => Err(store.blame(error).await.into()),
-        Ok(outcome) => outcome,
+        Ok(outcome) => blamed(store, outcome).await,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
             // Only the end of the process cancels it.
             Err(_) => Err(RuntimeError::Embedder),
         },
+    }
+}
+
+/// What the database refuses because it takes no writes at all is an outage.
+pub(super) async fn blamed<T>(
+    store: &Store,
+    outcome: Result<T, RuntimeError>,
+) -> Result<T, RuntimeError> {
+    match outcome {
+        Err(RuntimeError::Store(error)) => Err(store.blame(error).await.into()),
+        outcome => outcome,
     }
 }
 

@@ -7,7 +7,8 @@ use tracing::warn;
 use super::{
     api::{Accepted, RuntimeError},
     context::unix_now,
-    handle::{Mode, Parts, Runtime, to_the_end},
+    handle::{Mode, Parts, Runtime, blamed, to_the_end},
+    inline::write_new,
 };
 use crate::{
     domain::{Action, Job, NewNode, NodeStatus, TenantId},
@@ -28,11 +29,20 @@ impl Runtime {
         if nodes.is_empty() {
             return Ok(Vec::new());
         }
-        let parts = Arc::clone(&self.parts);
-        to_the_end(&self.parts.store, async move {
+        let (parts, store) = (Arc::clone(&self.parts), &self.parts.store);
+        if let (true, Mode::Inline(embedder)) = (parts.auto_embed, &self.parts.mode) {
+            // A client that hangs up before anything is written wants nothing.
+            let rows = blamed(store, embedder.embed_new(store, nodes).await).await?;
+            return to_the_end(
+                store,
+                async move { write_new(&parts.store, rows, on_refusal).await },
+            )
+            .await;
+        }
+        to_the_end(store, async move {
             match &parts.mode {
+                Mode::Inline(_) => only_store(&parts, nodes, on_refusal).await,
                 _ if !parts.auto_embed => only_store(&parts, nodes, on_refusal).await,
-                Mode::Inline(embedder) => embedder.ingest(&parts.store, nodes, on_refusal).await,
                 Mode::Queued { queue, limits, .. } => {
                     enqueue_new(&parts, queue, *limits, nodes, on_refusal).await
                 }

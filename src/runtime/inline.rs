@@ -16,6 +16,7 @@ use super::{
     cache::{self, input_hash},
     context::source_hash,
     finish::is_unit,
+    line::Line,
     prepare::{cost_of, reason_without_text},
     restart::{Decision, HANGS, HUNG, RestartHistory},
     tokenise::encode_all,
@@ -30,6 +31,12 @@ use crate::{
 
 /// The name of the inference thread.
 const THREAD: &str = "inline-embedder";
+
+/// Batches that may be ahead of a model while nobody knows how fast it is.
+const UNKNOWN_BATCHES: usize = 16;
+
+/// A new node and what is to be written of its text.
+pub type Embedding = (NewNode, Result<Vector, Outcome>);
 
 /// A text and its vector.
 struct Embedded {
@@ -47,6 +54,7 @@ pub struct InlineEmbedder {
     batch_texts: usize,
     has_cache: bool,
     batch_timeout: Duration,
+    line: Line,
     started: Instant,
     hangs: Mutex<RestartHistory>,
     fatal: watch::Sender<Option<String>>,
@@ -68,6 +76,30 @@ impl fmt::Display for Lost {
     }
 }
 
+/// Writes embedded nodes with their vectors.
+pub(super) async fn write_new(
+    store: &Store,
+    rows: Vec<Embedding>,
+    on_refusal: OnRefusal,
+) -> Result<Vec<Result<Accepted, Refusal>>, RuntimeError> {
+    let refusals = store.insert_ready(&rows, on_refusal).await?;
+    let refused = refusals.iter().flatten().count();
+    if on_refusal == OnRefusal::KeepOthers || refused == 0 {
+        metrics::nodes_ingested(rows.len() - refused);
+    }
+    let to_accepted = |(node, result): Embedding| Accepted {
+        id: node.id,
+        tenant_id: node.tenant_id,
+        status: result.map_or_else(|outcome| outcome.status, |_| NodeStatus::Ready),
+        job_id: None,
+    };
+    Ok(rows
+        .into_iter()
+        .zip(refusals)
+        .map(|(row, refusal)| refusal.map_or_else(|| Ok(to_accepted(row)), Err))
+        .collect())
+}
+
 impl InlineEmbedder {
     /// Starts the thread. Batches are as large, and may take as long, as `config` says. When models
     /// hang too often, the reason to end the process goes to `fatal`.
@@ -87,27 +119,27 @@ impl InlineEmbedder {
             batch_texts: config.batch_texts,
             has_cache: config.cache,
             batch_timeout: config.batch_timeout,
+            line: Line::new(config.batch_tokens * UNKNOWN_BATCHES),
             started: Instant::now(),
             hangs: Mutex::new(RestartHistory::new(HANGS)),
             fatal,
         })
     }
 
-    /// Embeds nodes and writes them with their vectors. A text that the model refuses makes a
-    /// `failed` node; a model that is away makes an error, and nothing is written.
-    pub(super) async fn ingest(
+    /// Embeds new nodes, and writes nothing: what is to be written of each. A text that the model
+    /// refuses makes a `failed` node; a model that is away makes an error.
+    pub(super) async fn embed_new(
         &self,
         store: &Store,
         nodes: Vec<NewNode>,
-        on_refusal: OnRefusal,
-    ) -> Result<Vec<Result<Accepted, Refusal>>, RuntimeError> {
+    ) -> Result<Vec<Embedding>, RuntimeError> {
         let texts: Vec<Option<String>> =
             nodes.iter().map(|node| store.rule().text(&node.props, &node.classes)).collect();
         let with_text: Vec<usize> = (0..nodes.len()).filter(|&i| texts[i].is_some()).collect();
         let texts = texts.into_iter().flatten().collect();
         let embeddings = self.embed_texts(store, texts, false).await?;
         let mut embeddings = with_text.into_iter().zip(embeddings).peekable();
-        let rows: Vec<(NewNode, Result<Vector, Outcome>)> = nodes
+        Ok(nodes
             .into_iter()
             .enumerate()
             .map(|(i, node)| {
@@ -117,22 +149,6 @@ impl InlineEmbedder {
                     self.result(store.rule(), node.id, node.payload_ref.is_some(), embedding);
                 (node, result)
             })
-            .collect();
-        let refusals = store.insert_ready(&rows, on_refusal).await?;
-        let refused = refusals.iter().flatten().count();
-        if on_refusal == OnRefusal::KeepOthers || refused == 0 {
-            metrics::nodes_ingested(rows.len() - refused);
-        }
-        let to_accepted = |(node, result): (NewNode, Result<Vector, Outcome>)| Accepted {
-            id: node.id,
-            tenant_id: node.tenant_id,
-            status: result.map_or_else(|outcome| outcome.status, |_| NodeStatus::Ready),
-            job_id: None,
-        };
-        Ok(rows
-            .into_iter()
-            .zip(refusals)
-            .map(|(row, refusal)| refusal.map_or_else(|| Ok(to_accepted(row)), Err))
             .collect())
     }
 
@@ -205,11 +221,14 @@ impl InlineEmbedder {
             });
         }
         let counts: Vec<usize> = wanted.iter().map(|(_, encoding)| encoding.ids.len()).collect();
+        let mut place_in_line = self.line.enter(counts.iter().sum())?;
         for batch in plan(&counts, cost_of(&self.model), self.batch_tokens, self.batch_texts) {
             let encodings = batch.iter().map(|&place| wanted[place].1.clone()).collect();
+            let (tokens, began) = (batch.iter().map(|&place| counts[place]).sum(), Instant::now());
             for (place, vector) in batch.into_iter().zip(self.embed(encodings).await?) {
                 vectors[wanted[place].0] = vector;
             }
+            place_in_line.done(tokens, began.elapsed());
         }
         let vector_of = |i: usize| {
             let first = inputs[i].and_then(|input| firsts.get(&input).copied()).unwrap_or(i);

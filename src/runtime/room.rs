@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::batch::Batch;
+use super::{batch::Batch, pace::Pace};
 
 /// An amount of work.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -61,27 +61,6 @@ pub struct Room {
     pace: Pace,
 }
 
-/// How fast texts are embedded, as the last batches were.
-#[derive(Debug, Default)]
-struct Pace {
-    tokens: f64,
-    seconds: f64,
-}
-
-impl Pace {
-    fn note(&mut self, tokens: usize, took: Duration) {
-        self.tokens = self.tokens * PACE_KEPT + tokens as f64;
-        self.seconds = self.seconds * PACE_KEPT + took.as_secs_f64();
-    }
-
-    /// Tokens that are embedded in this time; `None` while nobody knows.
-    fn tokens_in(&self, time: Duration) -> Option<usize> {
-        (self.seconds > 0.0).then(|| (self.tokens / self.seconds * time.as_secs_f64()) as usize)
-    }
-}
-
-/// How much of the pace is kept from batch to batch.
-const PACE_KEPT: f64 = 0.8;
 /// What a model may have ahead of it, and what a batch may take it.
 const AHEAD: Duration = Duration::from_millis(400);
 const BATCH: Duration = Duration::from_millis(200);
