@@ -87,16 +87,17 @@ impl Reference {
     }
 }
 
-fn assert_alike(model: &Model, saved: &Saved, texts: &[String]) {
+fn encode(model: &Model, texts: &[String]) -> Vec<Encoding> {
+    texts.iter().map(|text| model.encoder.encode(text).unwrap()).collect()
+}
+
+fn assert_alike(model: &Model, saved: &Saved, batch: &[Encoding]) {
     let name = &saved.name;
     assert_eq!(model.max_tokens, saved.max_tokens, "{name}");
     assert_eq!(model.backend.dimension(), saved.vectors[0].len(), "{name}");
-    let batch: Vec<Encoding> =
-        texts.iter().map(|text| model.encoder.encode(text).unwrap()).collect();
     let least = if model.computation.dtype == "bf16" { 0.999 } else { 0.999_99 };
     let mut minimum = f32::INFINITY;
     for (number, (encoding, expected)) in batch.iter().zip(&saved.vectors).enumerate() {
-        // Where all tokens of a text are the prompt's, the reference has no vector.
         let alone = model.backend.embed(std::slice::from_ref(encoding)).unwrap();
         let cosine: f32 = alone[0].iter().zip(expected).map(|(a, b)| a * b).sum();
         let kernel = model.computation.kernel;
@@ -104,7 +105,7 @@ fn assert_alike(model: &Model, saved: &Saved, texts: &[String]) {
         minimum = minimum.min(cosine);
     }
     println!("{name}, {:?}: minimum cosine {minimum:.7}", model.computation.kernel);
-    let together = model.backend.embed(&batch).unwrap();
+    let together = model.backend.embed(batch).unwrap();
     for (number, (vector, expected)) in together.iter().zip(&saved.vectors).enumerate() {
         let cosine: f32 = vector.iter().zip(expected).map(|(a, b)| a * b).sum();
         assert!(cosine >= least, "{name}, text {number} in a batch: {cosine}");
@@ -118,9 +119,11 @@ async fn every_model_gives_the_vectors_of_sentence_transformers() {
         let directory = tempfile::tempdir().unwrap();
         reference.write(saved, directory.path(), 1);
         let texts = reference.texts(saved);
+        let mut batch = None;
         for kernel in kernels() {
             let model = load_with(directory.path(), kernel, 1).await.unwrap();
-            assert_alike(&model, saved, &texts);
+            let batch = batch.get_or_insert_with(|| encode(&model, &texts));
+            assert_alike(&model, saved, batch);
         }
     }
 }
@@ -134,7 +137,7 @@ async fn weights_may_be_in_several_files() {
         reference.write(saved, directory.path(), shards);
         for kernel in [Kernel::Auto, Kernel::Candle] {
             let model = load_with(directory.path(), kernel, 1).await.unwrap();
-            assert_alike(&model, saved, &reference.texts(saved));
+            assert_alike(&model, saved, &encode(&model, &reference.texts(saved)));
         }
     }
 }
@@ -150,7 +153,6 @@ async fn prompt_and_dimension_are_part_of_what_identifies_a_vector() {
         reference.write(reference.model(name), directory.path(), 1);
         let model = load_with(directory.path(), Kernel::Auto, 1).await.unwrap();
         assert!(seen.insert(model.revision.clone()), "{name}: {}", model.revision);
-        assert!(seen.insert(model.fingerprint), "{name}");
     }
     let directory = tempfile::tempdir().unwrap();
     reference.write(reference.model("prompt-empty"), directory.path(), 1);
@@ -170,6 +172,7 @@ async fn a_model_says_how_it_pools_and_which_prompts_it_has() {
         let says = load_with(directory.path(), Kernel::Auto, 1).await.unwrap().description;
         assert_eq!((says.pooling, says.normalises), (pooling, normalises));
         assert_eq!(says.prompts.default.as_deref(), default);
-        assert_eq!(says.prompts.names, ["query", default.unwrap_or("document")]);
+        let names: BTreeSet<&str> = says.prompts.names.iter().map(String::as_str).collect();
+        assert_eq!(names, BTreeSet::from(["query", default.unwrap_or("document")]));
     }
 }
