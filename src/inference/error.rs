@@ -77,8 +77,8 @@ pub enum LoadError {
     },
     /// A file of the model is missing.
     #[error(
-        "{path} is missing: set EMBEDDING_MODEL to a whole model, as the save of \
-         sentence-transformers or `vecmill models pull` leaves it"
+        "{path} is missing: set EMBEDDING_MODEL to a whole model, such as \
+         `SentenceTransformer.save` writes, or choose another"
     )]
     Missing {
         /// The file.
@@ -107,6 +107,15 @@ pub enum LoadError {
         path: PathBuf,
         /// What it names.
         what: String,
+    },
+    /// The model's prompt leaves no token for a text.
+    #[error(
+        "the default prompt in the model's config_sentence_transformers.json fills all \
+         {max_tokens} tokens of a text: make it shorter, or choose another EMBEDDING_MODEL"
+    )]
+    LongPrompt {
+        /// Tokens of a text.
+        max_tokens: usize,
     },
     /// A file of the model is unreadable.
     #[error("cannot read {path}: check the rights of the file and its disk")]
@@ -152,7 +161,7 @@ pub enum LoadError {
     },
     /// The weights do not fit the configuration.
     #[error(
-        "the weights in {path} are not those of its config.json: choose another EMBEDDING_MODEL, \
+        "the weights in {path} cannot be loaded as its config.json says: choose another EMBEDDING_MODEL, \
          or, if the file was damaged, remove it and fetch or copy it anew"
     )]
     Weights {

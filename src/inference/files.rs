@@ -47,7 +47,10 @@ impl ModelSettings {
     /// Reads the settings in a model's directory.
     pub(super) fn read(directory: &Path) -> Result<Self, LoadError> {
         let layout = Layout::read(directory)?;
-        let transformer = directory.join(&layout.transformer);
+        let transformer = match layout.transformer.as_str() {
+            "" => directory.to_owned(),
+            path => directory.join(path),
+        };
         let (architecture, config) = shape::read(&transformer.join(CONFIG))?;
         let limits = Limits::read(&transformer, layout.pooling.is_some())?;
         let (pooling, include_prompt, whole) = match &layout.pooling {

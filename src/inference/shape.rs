@@ -89,7 +89,7 @@ fn family(config: &Value) -> Result<Family, String> {
         Some(kind) => kind,
         // The first checkpoints do not say what they are.
         None if config.get("hidden_size").is_some() => "bert",
-        None => return Err("no architecture: it has no \"model_type\"".to_owned()),
+        None => return Err("an architecture that it does not name (model_type)".to_owned()),
     };
     Ok(match kind {
         "bert" => Family::Bert,

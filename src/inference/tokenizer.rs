@@ -95,8 +95,7 @@ impl ModelTokenizer {
         if !prompt.is_empty() {
             let content = tokenizer.content(prompt).map_err(failed)?;
             if content.truncated || content.tokens.len() == tokenizer.max_content {
-                let what = format!("a prompt that fills all {max_tokens} tokens of a text");
-                return Err(unsupported(what));
+                return Err(LoadError::LongPrompt { max_tokens });
             }
             tokenizer.prompt_tokens = tokenizer.tokens_before_text(content).map_err(failed)?;
             tokenizer.prompt = prompt.to_owned();
