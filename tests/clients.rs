@@ -2,14 +2,22 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
+mod tiny_bert;
 
 use std::time::Duration;
 
-use common::{Program, TestApp, TestPostgres, TestRedis, connect, hash_model};
+use common::{
+    Program, TestApp, TestPostgres, TestRedis, connect, hash_model, wait_until,
+    with_short_intervals,
+};
 use sea_orm::ConnectionTrait;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use vecmill::app::Role;
+use vecmill::{
+    app::{Role, model_config},
+    config::Settings,
+    inference::load,
+};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -285,6 +293,75 @@ async fn how_vectors_are_made_is_told_without_a_secret() {
         assert_eq!((&info["device"], &info["model_revision"]), (&json!("auto"), &revision));
         assert_eq!(info["embedding_model"], "all-MiniLM-L6-v2");
         assert!(!info.to_string().contains(&site.dsn), "{info}");
+        app.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn info_tells_of_the_model_what_this_process_knows() {
+    let [site, _] = Site::of_both_kinds().await;
+    for role in [Role::Serve, Role::Api] {
+        let app = site.start(role, &[]).await;
+        let (status, info) = app.get("/info").await;
+        assert_eq!(status.as_u16(), 200, "{info}");
+        let model = hash_model();
+        let known = |value: Value| if role == Role::Api { Value::Null } else { value };
+        assert_eq!(
+            info,
+            json!({
+                "version": env!("CARGO_PKG_VERSION"), "model": "all-MiniLM-L6-v2",
+                "revision": known(json!("1")), "dimension": 384,
+                "max_tokens": known(json!(model.max_tokens)), "pooling": known(json!([])),
+                "prompts": known(json!([])), "default_prompt": null,
+                "normalises": known(json!(model.description.normalises)),
+                "dtype": known(json!("f32")), "kernel": known(json!("auto")), "device": "auto"
+            })
+        );
+        app.stop().await;
+    }
+}
+
+/// A model that keeps the first components of its vectors makes the column, whichever process
+/// makes it, and its prompt is before every text.
+#[tokio::test(flavor = "multi_thread")]
+async fn info_and_the_database_have_the_dimension_and_the_prompt_of_the_model() {
+    for site in Site::of_both_kinds().await {
+        let model = tempfile::tempdir().unwrap();
+        tiny_bert::write(model.path(), "mean_tokens");
+        let own = json!({"prompts": {"query": "two ", "passage": "one "},
+            "default_prompt_name": "passage", "truncate_dim": 3});
+        let path = model.path().join("config_sentence_transformers.json");
+        std::fs::write(path, own.to_string()).unwrap();
+        let settings = [
+            ("EMBEDDING_MODEL", model.path().to_str().unwrap()),
+            ("EMBEDDING_BACKEND", "candle"),
+            ("EMBEDDING_DEVICE", "cpu"),
+        ];
+        let url = site.redis.url();
+        let stores = [("REDIS_URL", url.as_str()), ("ACTIVEKG_DSN", site.dsn.as_str())];
+        let all = [&stores[..], &settings].concat();
+        let api = TestApp::start(Role::Api, site.dir.path(), &all, None).await;
+        assert_eq!(api.get("/info").await.1["dimension"], 3);
+        api.stop().await;
+        let config = Settings::with(&with_short_intervals(site.dir.path(), &all)).unwrap();
+        let loaded = load(&model_config(&config.model)).await.unwrap();
+        let app = TestApp::start(Role::Serve, site.dir.path(), &all, Some(loaded)).await;
+        let info = app.get("/info").await.1;
+        assert_eq!((&info["dimension"], &info["max_tokens"]), (&json!(3), &json!(12)), "{info}");
+        assert_eq!(info["pooling"], json!(["mean"]), "{info}");
+        assert_eq!(info["prompts"], json!(["query", "passage"]), "{info}");
+        assert_eq!(info["default_prompt"], "passage", "{info}");
+        assert_eq!(info["normalises"], false, "{info}");
+        let body = json!({"classes": ["A"], "props": {"text": "three"}});
+        let id = app.post("/nodes", &body).await.1["id"].as_str().unwrap().to_owned();
+        let mut vector = Value::Null;
+        wait_until(Duration::from_secs(30), async || {
+            let node = app.get(&format!("/nodes/{id}?include_embedding=true")).await.1;
+            vector = node["embedding"].clone();
+            node["embedding_status"] == "ready"
+        })
+        .await;
+        assert_eq!(vector.as_array().unwrap().len(), 3, "{vector}");
         app.stop().await;
     }
 }
