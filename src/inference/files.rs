@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{
     LoadError,
     modules::{self, Layout},
-    sentence::{Limits, Prompts, Whole},
+    sentence::{Casing, Limits, Prompts, Whole},
     shape,
     tokenizer::ModelTokenizer,
 };
@@ -31,8 +31,8 @@ pub(super) struct ModelSettings {
     pub(super) include_prompt: bool,
     /// Texts are cut to this many tokens.
     pub(super) max_tokens: usize,
-    /// Whether texts are lower-cased before they are tokenised.
-    pub(super) lowercase: bool,
+    /// What is done to texts before they are tokenised.
+    pub(super) casing: Casing,
     /// What may stand before each text.
     pub(super) prompts: Prompts,
     /// Whether the model's own steps end with vectors of length 1.
@@ -67,7 +67,7 @@ impl ModelSettings {
             pooling,
             include_prompt,
             max_tokens: limits.max_tokens.map_or(most, |length| length.min(most)),
-            lowercase: limits.lowercase,
+            casing: limits.casing,
             prompts: whole.prompts,
             normalises: layout.normalises,
             dimension: whole.truncate_dim.map_or(components, |kept| kept.min(components)),
@@ -81,7 +81,7 @@ impl ModelSettings {
     pub(super) fn tokenizer(&mut self) -> Result<ModelTokenizer, LoadError> {
         let path = self.transformer.join(TOKENIZER);
         let tokenizer =
-            ModelTokenizer::from_file(&path, self.max_tokens, self.lowercase, &self.prompts.text)?;
+            ModelTokenizer::from_file(&path, self.max_tokens, self.casing, &self.prompts.text)?;
         if !self.include_prompt {
             self.pooling.skipped = tokenizer.prompt_tokens();
         }
@@ -148,7 +148,7 @@ mod tests {
         fs::write(directory.path().join(SENTENCE_CONFIGS[0]), r#"{"max_seq_length": 9}"#).unwrap();
         let settings = ModelSettings::read(directory.path()).unwrap();
         assert_eq!((settings.pooling.modes, settings.max_tokens), (vec![Mode::Mean], 64));
-        assert!(!settings.lowercase && !settings.normalises);
+        assert!(!settings.casing.lowercase && !settings.normalises);
     }
 
     #[test]
@@ -221,7 +221,7 @@ mod tests {
                 "truncate_dim": null, "model_type": null}),
             ),
         ]);
-        assert!(!settings.lowercase && settings.include_prompt && !settings.is_adapted());
+        assert!(!settings.casing.lowercase && settings.include_prompt && !settings.is_adapted());
     }
 
     #[test]

@@ -143,9 +143,9 @@ fn load_files(
 
 /// See [`Model::fingerprint`]. It is hashed again with every text.
 fn fingerprint(settings: &ModelSettings, hash: &str, computation: &Computation) -> String {
-    let ModelSettings { config, pooling, max_tokens, lowercase, dimension, .. } = settings;
+    let ModelSettings { config, pooling, max_tokens, casing, dimension, .. } = settings;
     let all = format!(
-        "{hash} {config} {pooling:?} {max_tokens} {lowercase} {dimension} {}",
+        "{hash} {config} {pooling:?} {max_tokens} {casing:?} {dimension} {}",
         computation.dtype
     );
     locate::sha256_of(&all)

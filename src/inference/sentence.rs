@@ -28,9 +28,32 @@ pub(super) const MODEL_CONFIG: &str = "config_sentence_transformers.json";
 pub(super) struct Limits {
     /// Texts are cut to this many tokens; none where no file says so.
     pub(super) max_tokens: Option<usize>,
-    /// Whether texts are lower-cased before they are tokenised.
-    pub(super) lowercase: bool,
+    /// What is done to texts before they are tokenised.
+    pub(super) casing: Casing,
 }
+
+/// What is done to texts, besides what the tokenizer's own file says.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Casing {
+    /// Whether they are lower-cased first.
+    pub(super) lowercase: bool,
+    /// What a tokenizer of BERT does otherwise than its file says.
+    pub(super) bert: BertRules,
+}
+
+/// How a tokenizer of BERT is to see texts, where [`TOKENIZER_CONFIG`] says so.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct BertRules {
+    pub(super) do_lower_case: Option<bool>,
+    pub(super) strip_accents: Option<bool>,
+    pub(super) tokenize_chinese_chars: Option<bool>,
+}
+
+/// Tokenizers that transformers builds by [`BertRules`]; it takes others as their file has them.
+/// One without a name is that of its network.
+const OF_BERT: [&str; 4] =
+    ["BertTokenizer", "BertTokenizerFast", "DistilBertTokenizer", "DistilBertTokenizerFast"];
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -60,16 +83,26 @@ impl Limits {
                 break;
             }
         }
-        let tokenizer =
-            json::read_optional::<Map<String, Value>>(&directory.join(TOKENIZER_CONFIG))?;
+        let path = directory.join(TOKENIZER_CONFIG);
+        let failed = |source| LoadError::Json { path: path.clone(), source };
+        let tokenizer = json::read_optional::<Map<String, Value>>(&path)?;
         let own =
             settings.processor_kwargs.get("model_max_length").or(settings.max_seq_length.as_ref());
         let tokenizers = tokenizer.as_ref().and_then(|tokenizer| {
             tokenizer.get("model_max_length").or_else(|| tokenizer.get("max_len"))
         });
+        let is_of_bert = |tokenizer: &&Map<String, Value>| {
+            let class = tokenizer.get("tokenizer_class").and_then(Value::as_str);
+            class.is_none_or(|class| OF_BERT.contains(&class))
+        };
+        let rules = tokenizer.as_ref().filter(is_of_bert);
+        let rules = rules.map(|rules| serde_json::from_value(Value::Object(rules.clone())));
         Ok(Self {
             max_tokens: own.or(tokenizers).and_then(length),
-            lowercase: settings.do_lower_case,
+            casing: Casing {
+                lowercase: settings.do_lower_case,
+                bert: rules.transpose().map_err(failed)?.unwrap_or_default(),
+            },
         })
     }
 }

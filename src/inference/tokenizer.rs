@@ -11,7 +11,10 @@ use tokenizers::{
     normalizers::{Lowercase, NormalizerWrapper, Sequence},
 };
 
-use super::{EmbedError, Encoding, LoadError, TextEncoder};
+use super::{
+    EmbedError, Encoding, LoadError, TextEncoder,
+    sentence::{BertRules, Casing},
+};
 
 /// First part of a long text that is tokenised, in bytes per token of the maximum: enough for
 /// almost every text to fill the maximum. A part that does not is replaced by one of four times
@@ -60,12 +63,11 @@ struct Content {
 
 impl ModelTokenizer {
     /// Reads a `tokenizer.json`. Truncation and padding that it asks for are ignored: texts are
-    /// cut to `max_tokens`, special tokens included. `lowercase` texts are lower-cased first, and
-    /// `prompt` is put before each.
+    /// cut to `max_tokens`, special tokens included. `prompt` is put before each.
     pub(super) fn from_file(
         path: &Path,
         max_tokens: usize,
-        lowercase: bool,
+        casing: Casing,
         prompt: &str,
     ) -> Result<Self, LoadError> {
         if !path.is_file() {
@@ -77,7 +79,8 @@ impl ModelTokenizer {
         let unsupported = |what| LoadError::Unsupported { path: path.to_owned(), what };
         let mut tokenizer = Tokenizer::from_file(path).map_err(failed)?;
         tokenizer.with_truncation(None).map_err(failed)?.with_padding(None);
-        if lowercase {
+        follow(casing.bert, &mut tokenizer).map_err(failed)?;
+        if casing.lowercase {
             lower(&mut tokenizer).map_err(failed)?;
         }
         let special = tokenizer.get_post_processor().map_or(0, |post| post.added_tokens(false));
@@ -190,6 +193,18 @@ impl ModelTokenizer {
         let encoding = self.with_special(tokens)?;
         Ok(Encoding { ids: encoding.get_ids().to_vec(), truncated })
     }
+}
+
+/// Makes a tokenizer of BERT see texts as its settings say, where its file says otherwise.
+fn follow(rules: BertRules, tokenizer: &mut Tokenizer) -> Result<(), tokenizers::Error> {
+    let Some(NormalizerWrapper::BertNormalizer(bert)) = tokenizer.get_normalizer() else {
+        return Ok(());
+    };
+    let mut bert = bert.clone();
+    bert.lowercase = rules.do_lower_case.unwrap_or(bert.lowercase);
+    bert.strip_accents = rules.strip_accents.or(bert.strip_accents);
+    bert.handle_chinese_chars = rules.tokenize_chinese_chars.unwrap_or(bert.handle_chinese_chars);
+    tokenizer.with_normalizer(Some(bert)).map(|_| ())
 }
 
 /// Makes a tokenizer lower-case texts, unless it does so already, as sentence-transformers does.

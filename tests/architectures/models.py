@@ -40,7 +40,7 @@ BERT_TEXTS = [
     [["\n \t", 100000], ["[SEP] four", 1]], [["x", 20000], [" one", 1]],
     [["x", 20000], ["\u200b", 20000], [" ", 70000], ["one two", 1]],
     [["one", 1], [" ", 200000], ["two", 1], ["\u200b", 200000], [" three", 1]],
-    [["o\u0301ne two ", 1]], [["one,two.", 3], [" ", 20000], ["three", 1]],
+    [["o\u0301ne two O\u0301ne One", 1]], [["one\u6f22two", 1]], [["one,two.", 3], [" ", 20000], ["three", 1]],
 ]
 ROBERTA_TEXTS = [
     [["", 1]], [["ha", 1]], [["the <pad> pump", 1]], [["<pad>", 1]], [["<pad> <pad>the</s>ha<s>", 1]],
@@ -161,6 +161,11 @@ def sentence_config(file, content):
     return change
 
 
+def tokenizer_config(**members):
+    return lambda directory: edit(
+        f"{directory}/tokenizer_config.json", lambda config: config.update(members))
+
+
 PROMPTS = {"prompts": {"query": "query: ", "passage": "passage: "}, "default_prompt_name": "passage"}
 MODELS = {
     "saved": dict(),
@@ -179,6 +184,11 @@ MODELS = {
     "0-transformer": dict(change=move_transformer),
     "lower": dict(lowercase=False, do_lower_case=True),
     "cased": dict(lowercase=False),
+    "tokenizers-case": dict(change=tokenizer_config(
+        tokenizer_class="BertTokenizer", do_lower_case=False, tokenize_chinese_chars=False)),
+    "tokenizers-accents": dict(change=tokenizer_config(
+        tokenizer_class="BertTokenizerFast", do_lower_case=True, strip_accents=False)),
+    "tokenizer-as-it-is": dict(change=tokenizer_config(do_lower_case=False)),
     "sentence-roberta": dict(change=sentence_config(
         "sentence_roberta_config.json", {"max_seq_length": 6, "do_lower_case": None})),
     "sentence-xlnet": dict(change=sentence_config(
