@@ -238,15 +238,13 @@ pub(super) fn plain(error: candle_core::Error) -> String {
     }
 }
 
-/// How the reader of a message makes a file that Vecmill reads, where another is there.
-const CONVERT: &str = "in a copy of the model";
-
+/// Says what makes a file that Vecmill reads of one that is there.
 fn no_weights(place: &str, foreign: Option<&str>) -> String {
     match foreign {
         Some(file) => format!(
             "{place} has its weights only in {file}, and Vecmill reads model.safetensors: write it \
              with `AutoModel.from_pretrained(DIR).save_pretrained(DIR)` of Python's transformers \
-             {CONVERT} and set EMBEDDING_MODEL to it, or choose another EMBEDDING_MODEL"
+             in a copy of the model and set EMBEDDING_MODEL to it, or choose another EMBEDDING_MODEL"
         ),
         None => format!(
             "{place} has no weights: there is neither model.safetensors nor \
@@ -260,7 +258,7 @@ fn no_tokenizer(place: &str, foreign: Option<&str>) -> String {
         Some(file) => format!(
             "{place} has its tokenizer only in {file}, and Vecmill reads tokenizer.json: write it \
              with `AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)` of Python's \
-             transformers {CONVERT} and set EMBEDDING_MODEL to it, or choose another \
+             transformers in a copy of the model and set EMBEDDING_MODEL to it, or choose another \
              EMBEDDING_MODEL"
         ),
         None => {

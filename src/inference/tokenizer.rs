@@ -200,7 +200,7 @@ fn follow(rules: BertRules, tokenizer: &mut Tokenizer) -> Result<(), tokenizers:
     let Some(NormalizerWrapper::BertNormalizer(bert)) = tokenizer.get_normalizer() else {
         return Ok(());
     };
-    let mut bert = bert.clone();
+    let mut bert = *bert;
     bert.lowercase = rules.do_lower_case.unwrap_or(bert.lowercase);
     bert.strip_accents = rules.strip_accents.or(bert.strip_accents);
     bert.handle_chinese_chars = rules.tokenize_chinese_chars.unwrap_or(bert.handle_chinese_chars);
