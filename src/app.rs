@@ -365,7 +365,7 @@ pub fn model_config(settings: &ModelSettings) -> inference::ModelConfig {
     }
 }
 
-/// What `GET /debug/embed_info` tells.
+/// What `GET /info` and `GET /debug/embed_info` tell.
 fn embed_info(settings: &ModelSettings, model: Option<&Model>, dimension: usize) -> EmbedInfo {
     EmbedInfo {
         backend: if settings.hash_backend { "hash" } else { "candle" },
@@ -378,6 +378,7 @@ fn embed_info(settings: &ModelSettings, model: Option<&Model>, dimension: usize)
             dtype: model.computation.dtype,
             kernel: model.computation.kernel.name(),
             threads: model.computation.threads,
+            description: model.description.clone(),
         }),
     }
 }

@@ -2,14 +2,22 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
+mod tiny_bert;
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
-use common::{Program, TestApp, TestPostgres, TestRedis, connect, hash_model};
+use common::{
+    Program, TestApp, TestPostgres, TestRedis, connect, hash_model, wait_until,
+    with_short_intervals,
+};
 use sea_orm::ConnectionTrait;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use vecmill::app::Role;
+use vecmill::{
+    app::{Role, model_config},
+    config::Settings,
+    inference::load,
+};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -285,6 +293,100 @@ async fn how_vectors_are_made_is_told_without_a_secret() {
         assert_eq!((&info["device"], &info["model_revision"]), (&json!("auto"), &revision));
         assert_eq!(info["embedding_model"], "all-MiniLM-L6-v2");
         assert!(!info.to_string().contains(&site.dsn), "{info}");
+        app.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn info_tells_of_the_model_what_this_process_knows() {
+    let [site, _] = Site::of_both_kinds().await;
+    for role in [Role::Serve, Role::Api] {
+        let app = site.start(role, &[]).await;
+        let (status, info) = app.get("/info").await;
+        assert_eq!(status.as_u16(), 200, "{info}");
+        let model = hash_model();
+        let known = |value: Value| if role == Role::Api { Value::Null } else { value };
+        assert_eq!(
+            info,
+            json!({
+                "version": env!("CARGO_PKG_VERSION"), "model": "all-MiniLM-L6-v2",
+                "revision": known(json!("1")), "dimension": 384,
+                "max_tokens": known(json!(model.max_tokens)), "pooling": known(json!([])),
+                "prompts": known(json!([])), "default_prompt": null,
+                "normalises": known(json!(model.description.normalises)),
+                "dtype": known(json!("f32")), "kernel": known(json!("auto")), "device": "auto"
+            })
+        );
+        app.stop().await;
+    }
+}
+
+/// Writes what a tiny model says of its prompts, and gives a server with it.
+async fn start_tiny(site: &Site, model: &Path, role: Role, prompt: &str) -> TestApp {
+    let own = json!({"prompts": {"query": "two ", "passage": "one "},
+        "default_prompt_name": prompt, "truncate_dim": 3});
+    std::fs::write(model.join("config_sentence_transformers.json"), own.to_string()).unwrap();
+    let url = site.redis.url();
+    let all = [
+        ("REDIS_URL", url.as_str()),
+        ("ACTIVEKG_DSN", site.dsn.as_str()),
+        ("EMBEDDING_MODEL", model.to_str().unwrap()),
+        ("EMBEDDING_BACKEND", "candle"),
+        ("EMBEDDING_DEVICE", "cpu"),
+    ];
+    let config = Settings::with(&with_short_intervals(site.dir.path(), &all)).unwrap();
+    let model = match role {
+        Role::Api => None,
+        _ => Some(load(&model_config(&config.model)).await.unwrap()),
+    };
+    TestApp::start(role, site.dir.path(), &all, model).await
+}
+
+/// The vector of a node, once it is ready and not `old`.
+async fn vector_but(app: &TestApp, id: &str, old: &Value) -> Value {
+    let mut vector = Value::Null;
+    wait_until(Duration::from_secs(30), async || {
+        let node = app.get(&format!("/nodes/{id}?include_embedding=true")).await.1;
+        vector = node["embedding"].clone();
+        node["embedding_status"] == "ready" && vector != *old
+    })
+    .await;
+    vector
+}
+
+/// A model that keeps the first components of its vectors makes the column, whichever process
+/// makes it. Its prompt is before every text; with another, no vector of the former is taken.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_dimension_and_the_prompt_are_the_models() {
+    for site in Site::of_both_kinds().await {
+        let model = tempfile::tempdir().unwrap();
+        tiny_bert::write(model.path(), "mean_tokens");
+        let api = start_tiny(&site, model.path(), Role::Api, "passage").await;
+        assert_eq!(api.get("/info").await.1["dimension"], 3);
+        api.stop().await;
+
+        let app = start_tiny(&site, model.path(), Role::Serve, "passage").await;
+        let info = app.get("/info").await.1;
+        assert_eq!((&info["dimension"], &info["max_tokens"]), (&json!(3), &json!(12)), "{info}");
+        assert_eq!(info["pooling"], json!(["mean"]), "{info}");
+        assert_eq!(info["prompts"], json!(["query", "passage"]), "{info}");
+        assert_eq!(info["default_prompt"], "passage", "{info}");
+        assert_eq!(info["normalises"], false, "{info}");
+        let body = json!({"classes": ["A"], "props": {"text": "three"}});
+        let post = async |app: &TestApp| {
+            app.post("/nodes", &body).await.1["id"].as_str().unwrap().to_owned()
+        };
+        let id = post(&app).await;
+        let vector = vector_but(&app, &id, &Value::Null).await;
+        assert_eq!(vector.as_array().unwrap().len(), 3, "{vector}");
+        app.stop().await;
+
+        let app = start_tiny(&site, model.path(), Role::Serve, "query").await;
+        let other = post(&app).await;
+        let requeue = json!({"node_ids": [id], "status": "all", "backfill_ready": false});
+        assert_eq!(app.post("/admin/embedding/requeue", &requeue).await.1["enqueued"], 1);
+        let anew = vector_but(&app, &id, &vector).await;
+        assert_eq!(vector_but(&app, &other, &Value::Null).await, anew);
         app.stop().await;
     }
 }

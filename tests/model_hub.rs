@@ -263,10 +263,156 @@ async fn optional_files_that_the_hub_lacks_are_not_missed() {
     let hub = Hub::start(files.path()).await;
     let machine = Machine::new();
     assert_eq!(load(&machine.config(&hub, "tiny")).await.unwrap().max_tokens, 16);
+}
 
-    fs::remove_file(files.path().join("model.safetensors")).unwrap();
-    let error = load(&machine.config(&hub, "other")).await.err().unwrap();
-    assert!(matches!(error, LoadError::Hub { .. }), "{error:?}");
+/// The requests of a hub for the weights themselves.
+fn fetched_weights(hub: &Hub) -> usize {
+    let is_weights = |request: &&Request| {
+        let mut words = request.line.split(' ');
+        words.next() == Some("GET") && words.next().unwrap().ends_with(".safetensors")
+    };
+    hub.requests().iter().filter(is_weights).count()
+}
+
+/// Runs `vecmill models pull`.
+async fn run_pull(machine: &Machine, hub: &Hub) -> (Option<i32>, String) {
+    let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_vecmill"))
+        .args(["models", "pull", "somebody/tiny"])
+        .env_clear()
+        .envs(std::env::vars_os().filter(|(name, _)| name == "PATH"))
+        .env("HF_ENDPOINT", &hub.endpoint)
+        .env("HF_HUB_CACHE", machine.directory.path().join("cache"))
+        .output()
+        .await
+        .unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[tokio::test]
+async fn what_cannot_be_loaded_is_refused_before_its_weights_are_fetched() {
+    type Change = fn(&Path);
+    let changes: [(&str, Change); 9] = [
+        ("qwen3", |files| {
+            fs::write(files.join("config.json"), r#"{"model_type": "qwen3"}"#).unwrap()
+        }),
+        ("rms", |files| {
+            fs::write(files.join("1_Pooling/config.json"), r#"{"pooling_mode": "rms"}"#).unwrap();
+        }),
+        ("StaticEmbedding", |files| {
+            let module =
+                r#"[{"path": "", "type": "sentence_transformers.models.StaticEmbedding"}]"#;
+            fs::write(files.join("modules.json"), module).unwrap();
+            fs::remove_file(files.join("config.json")).unwrap();
+        }),
+        ("only in vocab.txt", |files| {
+            fs::rename(files.join("tokenizer.json"), files.join("vocab.txt")).unwrap();
+        }),
+        ("tokenizer.json cannot be used", |files| {
+            fs::write(files.join("tokenizer.json"), "{}").unwrap();
+        }),
+        ("only in pytorch_model.bin", |files| {
+            fs::rename(files.join("model.safetensors"), files.join("pytorch_model.bin")).unwrap();
+        }),
+        ("no weights", |files| fs::remove_file(files.join("model.safetensors")).unwrap()),
+        ("somebody/tiny/1_Pooling/config.json is missing", |files| {
+            fs::remove_file(files.join("1_Pooling/config.json")).unwrap();
+        }),
+        ("somebody/tiny/config.json is missing", |files| {
+            fs::remove_file(files.join("config.json")).unwrap();
+        }),
+    ];
+    for (words, change) in changes {
+        let files = tiny_files("mean_tokens");
+        change(files.path());
+        let hub = Hub::start(files.path()).await;
+        let machine = Machine::new();
+        let (code, said) = run_pull(&machine, &hub).await;
+        println!("{said}");
+        assert_eq!(code, Some(1), "{words}: {said}");
+        assert!(said.contains(words) && said.lines().count() == 1, "{words}: {said}");
+        for in_vain in ["fetch the model again", "HF_ENDPOINT", "make model"] {
+            assert!(!said.contains(in_vain), "{words}: {said}");
+        }
+        assert_eq!(fetched_weights(&hub), 0, "{words}");
+        // A server says the same.
+        assert!(load(&machine.config(&hub, "somebody/tiny")).await.is_err(), "{words}");
+        assert_eq!(fetched_weights(&hub), 0, "{words}");
+    }
+    let files = tiny_files("mean_tokens");
+    let hub = Hub::start(files.path()).await;
+    assert_eq!(run_pull(&Machine::new(), &hub).await.0, Some(0));
+    assert_eq!(fetched_weights(&hub), 1);
+}
+
+/// All files of a model are fetched, wherever its `modules.json` says that they are.
+#[tokio::test]
+async fn a_network_in_a_directory_and_weights_in_several_files_are_fetched() {
+    let files = tiny_files("mean_tokens");
+    let (whole, below) = (files.path(), files.path().join("0_Transformer"));
+    fs::create_dir(&below).unwrap();
+    for file in ["config.json", "tokenizer.json", "sentence_bert_config.json"] {
+        fs::rename(whole.join(file), below.join(file)).unwrap();
+    }
+    fs::write(below.join("tokenizer_config.json"), r#"{"model_max_length": 7}"#).unwrap();
+    fs::write(below.join("sentence_bert_config.json"), "{}").unwrap();
+    let prompt = r#"{"prompts": {"p": "one "}, "default_prompt_name": "p"}"#;
+    fs::write(whole.join("config_sentence_transformers.json"), prompt).unwrap();
+    let modules = fs::read_to_string(whole.join("modules.json")).unwrap();
+    let modules = modules.replacen(r#""path":"""#, r#""path":"0_Transformer""#, 1);
+    assert!(modules.contains("0_Transformer"));
+    fs::write(whole.join("modules.json"), modules).unwrap();
+    let path = whole.join("model.safetensors");
+    let tensors = candle_core::safetensors::load(&path, &candle_core::Device::Cpu).unwrap();
+    let mut map = serde_json::json!({});
+    for (number, (name, tensor)) in tensors.into_iter().enumerate() {
+        let file = format!("model-{number}.safetensors");
+        map[name.as_str()] = file.clone().into();
+        candle_core::safetensors::save(&[(name, tensor)].into(), below.join(file)).unwrap();
+    }
+    fs::remove_file(path).unwrap();
+    let index = serde_json::json!({ "weight_map": map }).to_string();
+    fs::write(below.join("model.safetensors.index.json"), index).unwrap();
+
+    let hub = Hub::start(whole).await;
+    let machine = Machine::new();
+    let config = machine.config(&hub, "somebody/tiny");
+    let fetched = load(&config).await.unwrap();
+    assert_eq!(fetched.max_tokens, 7);
+    assert_eq!(fetched.encoder.encode("two").unwrap().ids, [2, 4, 5, 3]);
+    let count = hub.requests().len();
+    assert_eq!(load(&config).await.unwrap().revision, fetched.revision);
+    assert_eq!(hub.requests().len(), count, "the cache was there");
+    let here = load(&machine.config(&hub, whole.to_str().unwrap())).await.unwrap();
+    assert_eq!(here.revision, fetched.revision);
+}
+
+/// What an earlier version fetched lacks files that the model may have.
+#[tokio::test]
+async fn a_cache_without_the_small_files_is_filled_up_or_taken_as_it_is() {
+    let files = tiny_files("mean_tokens");
+    let prompt = r#"{"prompts": {"p": "one "}, "default_prompt_name": "p"}"#;
+    fs::write(files.path().join("config_sentence_transformers.json"), prompt).unwrap();
+    let hub = Hub::start(files.path()).await;
+    let machine = Machine::new();
+    let config = machine.config(&hub, "somebody/tiny");
+    let repository = config.hub.cache_dir.join("models--somebody--tiny");
+    tiny_bert::write(&repository.join("snapshots").join(COMMIT), "mean_tokens");
+    fs::create_dir_all(repository.join("refs")).unwrap();
+    fs::write(repository.join("refs/main"), COMMIT).unwrap();
+
+    let mut offline = config.clone();
+    offline.hub.offline = true;
+    let without = load(&offline).await.unwrap();
+    assert_eq!(without.encoder.encode("two").unwrap().ids, [2, 5, 3]);
+    assert!(hub.requests().is_empty());
+    let mut away = config.clone();
+    away.hub.endpoint = "http://127.0.0.1:9".to_owned();
+    assert_eq!(load(&away).await.unwrap().revision, without.revision);
+
+    let with = load(&config).await.unwrap();
+    assert_eq!(with.encoder.encode("two").unwrap().ids, [2, 4, 5, 3]);
+    assert_ne!(with.revision, without.revision);
+    assert_eq!(load(&offline).await.unwrap().revision, with.revision);
 }
 
 #[tokio::test]

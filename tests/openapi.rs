@@ -34,6 +34,7 @@ fn every_call_of_the_contract_is_documented_with_its_failures() {
         ("get", "/admin/embedding/status", "200 400 421 422 500 503"),
         ("post", "/admin/embedding/requeue", "200 400 403 408 413 415 421 422 429 500 503"),
         ("get", "/debug/embed_info", "200 400 421 422 503"),
+        ("get", "/info", "200 400 421 422 503"),
         ("get", "/health", "200 400 421 422"),
         ("get", "/readyz", "200 400 421 422 503"),
         ("get", "/metrics", "200 400 421 422 503"),

@@ -18,6 +18,7 @@ pub enum Family {
 #[serde(rename_all = "snake_case")]
 pub enum Activation {
     /// `x · Φ(x)`.
+    #[serde(alias = "gelu_python")]
     Gelu,
     /// The positive part.
     Relu,
@@ -46,6 +47,9 @@ pub struct Architecture {
     pub positions: usize,
     /// The position of a text's first token.
     pub first_position: usize,
+    /// The token that takes no place in a text and has the position before the first; none where
+    /// every token takes one.
+    pub padding: Option<u32>,
     /// Token types in the table; 0 where there is none. All texts are of the first.
     pub token_types: usize,
 }

@@ -1,8 +1,11 @@
 //! How a batch is spread over threads.
 
-use std::sync::{
-    Mutex, MutexGuard, PoisonError, TryLockError,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    ops::Range,
+    sync::{
+        Mutex, MutexGuard, PoisonError, TryLockError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use candle_core::Result;
@@ -76,7 +79,9 @@ impl<S: Simd> Engine<S> {
         let texts: Vec<&[u32]> = shard.iter().map(|&text| batch[text]).collect();
         workspace.fit(&self.layers, &texts, team);
         let ranges = self.layers.forward(team, &texts, workspace);
-        let vector = |range| self.pooling.pool(self.layers.tokens(workspace, range));
+        let vector = |range: Range<usize>| {
+            self.pooling.pool(|| self.layers.tokens(workspace, range.clone()), self.layers.hidden)
+        };
         shard.iter().copied().zip(ranges.into_iter().map(vector)).collect()
     }
 

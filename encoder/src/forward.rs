@@ -13,8 +13,10 @@ pub(crate) struct Embeddings {
     pub(crate) words: Vec<f32>,
     /// The vector of the only token type is in every position's.
     pub(crate) positions: Vec<f32>,
-    /// The position of a text's first token.
+    /// See [`Architecture`](crate::Architecture).
     pub(crate) first_position: usize,
+    /// See [`Architecture`](crate::Architecture).
+    pub(crate) padding: Option<u32>,
     pub(crate) norm: LayerNorm,
 }
 
@@ -107,7 +109,9 @@ impl<S: Simd> Layers<S> {
         let Workspace { hidden, input, qkv, context, inner, parts, scratches, .. } = workspace;
         let simd = self.simd;
         for (text, range) in texts.iter().zip(&ranges) {
-            for (position, (&id, row)) in text.iter().zip(range.clone()).enumerate() {
+            for ((&id, position), row) in
+                text.iter().zip(self.embeddings.positions_of(text)).zip(range.clone())
+            {
                 self.embeddings.look_up(id as usize, position, hidden.row_mut(row), self.hidden);
             }
         }
@@ -143,9 +147,22 @@ impl<S: Simd> Layers<S> {
 }
 
 impl Embeddings {
+    /// The position of each token of a text. What is padding to the model is passed over, also
+    /// where it stands in the text itself.
+    fn positions_of(&self, text: &[u32]) -> impl Iterator<Item = usize> {
+        let mut next = self.first_position;
+        text.iter().map(move |&id| {
+            if Some(id) == self.padding {
+                return self.first_position - 1;
+            }
+            next += 1;
+            next - 1
+        })
+    }
+
     fn look_up(&self, id: usize, position: usize, to: &mut [f32], width: usize) {
         let word = &self.words[id * width..][..width];
-        let position = &self.positions[(self.first_position + position) * width..][..width];
+        let position = &self.positions[position * width..][..width];
         for ((to, word), position) in to.iter_mut().zip(word).zip(position) {
             *to = word + position;
         }

@@ -20,7 +20,7 @@ use candle_nn::VarBuilder;
 pub use architecture::{Activation, Architecture, Family};
 use engine::{Embed, Load};
 pub use kernel::Kernel;
-pub use pooling::Pooling;
+pub use pooling::{Mode, Pooling};
 
 /// An encoder with pooling, and the threads that it computes on.
 pub struct Encoder {

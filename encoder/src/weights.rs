@@ -136,6 +136,7 @@ impl<S: Simd> Reader<S> {
             words: table(of.vocabulary, "word_embeddings")?,
             positions,
             first_position: of.first_position,
+            padding: of.padding,
             norm: self.norm(&weights.pp("LayerNorm"))?,
         })
     }
@@ -209,6 +210,7 @@ mod tests {
             epsilon: 1e-12,
             positions: 512,
             first_position: 0,
+            padding: None,
             token_types: 2,
         }
     }

@@ -11,6 +11,7 @@ mod debug;
 mod errors;
 mod fields;
 mod health;
+mod info;
 mod json;
 mod limits;
 mod memory;

@@ -12,7 +12,7 @@ use poem_openapi::{ExtraHeader, LicenseObject, OpenApiService, ServerObject, Tag
 
 use super::{
     access::Access, admin::AdminApi, admit::Hosts, calls::Paths, debug::DebugApi,
-    health::HealthApi, limits::HttpConfig, memory::Memory, nodes::NodesApi, schema,
+    health::HealthApi, info::InfoApi, limits::HttpConfig, memory::Memory, nodes::NodesApi, schema,
 };
 use crate::runtime::Runtime;
 
@@ -34,12 +34,12 @@ pub enum Tag {
     Debug,
 }
 
-type Apis = (NodesApi, AdminApi, HealthApi, DebugApi);
+type Apis = (NodesApi, AdminApi, HealthApi, InfoApi, DebugApi);
 
 fn service() -> OpenApiService<Apis, ()> {
     let request_id = ExtraHeader::new("x-request-id")
         .description("The id of the request: the client's own if it sent one, else a new one.");
-    OpenApiService::new((NodesApi, AdminApi, HealthApi, DebugApi), "Vecmill", env!("CARGO_PKG_VERSION"))
+    OpenApiService::new((NodesApi, AdminApi, HealthApi, InfoApi, DebugApi), "Vecmill", env!("CARGO_PKG_VERSION"))
         .description(
             "Turns text into vectors, asynchronously, for many tenants, without losing any. \
              Every error is `{\"detail\": \"<what and what to do>\"}`. A query parameter that a \

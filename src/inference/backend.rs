@@ -7,7 +7,7 @@ use std::{
 
 use rayon::prelude::*;
 
-use super::Computation;
+use super::{Computation, Prompts};
 use crate::domain::FailureKind;
 
 /// One text as the model sees it.
@@ -91,6 +91,17 @@ impl EmbedError {
     }
 }
 
+/// What a model says of itself, for those who use its vectors.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Description {
+    /// How the vectors of a text's tokens become its own, by the names of sentence-transformers.
+    pub pooling: Vec<&'static str>,
+    /// What may stand before each text.
+    pub prompts: Prompts,
+    /// Whether the model's own steps end with vectors of length 1; ours always have it.
+    pub normalises: bool,
+}
+
 /// A model ready to use: its tokenizer, its computation and what identifies its vectors.
 #[derive(Clone)]
 pub struct Model {
@@ -102,6 +113,8 @@ pub struct Model {
     pub fingerprint: String,
     /// Texts are cut to this many tokens.
     pub max_tokens: usize,
+    /// What it says of itself.
+    pub description: Description,
     /// How the vectors are computed.
     pub computation: Computation,
     /// The tokenizer.

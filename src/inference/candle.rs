@@ -1,17 +1,18 @@
 //! Encoders on candle: the reference computation, on CPU or GPU, over padded batches.
 
 use candle_core::{Device, Error, Result, Tensor};
-use candle_nn::VarBuilder;
+use candle_nn::{Activation, VarBuilder};
 use candle_transformers::models::{
     bert::BertModel,
     xlm_roberta::{self, XLMRobertaModel},
 };
 use encoder::{Architecture, Family, Pooling};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
     EmbedError, EmbeddingBackend, Encoding,
     check::check,
+    error,
     pooling::{self, pool},
 };
 
@@ -21,6 +22,7 @@ pub(super) struct CandleBackend {
     device: Device,
     pooling: Pooling,
     architecture: Architecture,
+    dimension: usize,
     padding: u32,
 }
 
@@ -32,6 +34,35 @@ enum Model {
 /// What transformers calls GELU by way of the hyperbolic tangent (Hendrycks and Gimpel, 2016).
 const TANH_GELUS: [&str; 3] = ["gelu_new", "gelu_fast", "gelu_pytorch_tanh"];
 
+/// Whether candle has an activation, by its name in transformers, for a family.
+pub(super) fn has_activation(family: Family, name: &Value) -> bool {
+    match family {
+        Family::Bert => bert_activation(name).is_some(),
+        Family::Roberta => roberta_activation(name).is_some(),
+        Family::DistilBert => false,
+    }
+}
+
+fn bert_activation(name: &Value) -> Option<&str> {
+    match name.as_str()? {
+        // Candle has one name for what transformers calls by several.
+        tanh if TANH_GELUS.contains(&tanh) => Some("geluapproximate"),
+        "gelu" | "gelu_python" => Some("gelu"),
+        "relu" => Some("relu"),
+        _ => None,
+    }
+}
+
+fn roberta_activation(name: &Value) -> Option<Activation> {
+    match name.as_str()? {
+        tanh if TANH_GELUS.contains(&tanh) => Some(Activation::NewGelu),
+        "gelu" | "gelu_python" => Some(Activation::Gelu),
+        "relu" => Some(Activation::Relu),
+        "silu" | "swish" => Some(Activation::Silu),
+        _ => None,
+    }
+}
+
 impl CandleBackend {
     /// Whether candle computes this encoder as its authors do; its DistilBERT has another GELU.
     pub(super) fn knows(architecture: &Architecture) -> bool {
@@ -39,37 +70,34 @@ impl CandleBackend {
     }
 
     /// Loads an encoder that candle [`knows`](Self::knows). `config` is the model's
-    /// `config.json`.
+    /// `config.json`; of each vector, `dimension` components are kept.
     pub(super) fn load(
         architecture: Architecture,
         config: &Value,
         pooling: Pooling,
+        dimension: usize,
         weights: VarBuilder<'_>,
     ) -> Result<Self> {
         let device = weights.device().clone();
-        let padding = config.get("pad_token_id").and_then(Value::as_u64).unwrap_or_default();
+        let padding = architecture.padding.unwrap_or(0);
+        let act = config.get("hidden_act").unwrap_or(&Value::Null);
         let model = match architecture.family {
             Family::Bert => {
-                let mut config = config.clone();
-                // Candle has one name for what transformers calls by several.
-                if TANH_GELUS.iter().any(|name| config["hidden_act"] == *name) {
-                    config["hidden_act"] = "geluapproximate".into();
-                }
-                Model::Bert(BertModel::load(weights, &parse(&config)?)?)
+                let act = bert_activation(act).unwrap_or("gelu");
+                Model::Bert(BertModel::load(weights, &parse(shape(&architecture, act.into()))?)?)
             }
             Family::Roberta => {
                 let name = "roberta";
                 let is_below = weights.contains_tensor("roberta.embeddings.word_embeddings.weight");
                 let weights = if is_below { weights.pp(name) } else { weights };
-                let mut config = config.clone();
-                // Newer checkpoints leave the only kind out.
-                config["position_embedding_type"] = "absolute".into();
-                let config: xlm_roberta::Config = parse(&config)?;
+                let act = serde_json::to_value(roberta_activation(act).unwrap_or_default());
+                let act = act.map_err(Error::wrap)?;
+                let config: xlm_roberta::Config = parse(shape(&architecture, act))?;
                 Model::Roberta(XLMRobertaModel::new(&config, weights)?)
             }
             Family::DistilBert => return Err(Error::msg("candle's DistilBERT is not used")),
         };
-        Ok(Self { model, device, pooling, architecture, padding: padding as u32 })
+        Ok(Self { model, device, pooling, architecture, dimension, padding })
     }
 
     fn forward(&self, batch: &[Encoding]) -> Result<Vec<Vec<f32>>> {
@@ -90,13 +118,14 @@ impl CandleBackend {
             Model::Bert(model) => model.forward(&ids, &types, Some(&mask))?,
             Model::Roberta(model) => model.forward(&ids, &mask, &types, None, None, None)?,
         };
-        pool(self.pooling, &hidden, &mask)?.to_vec2()
+        let lengths: Vec<usize> = batch.iter().map(|text| text.ids.len()).collect();
+        pool(&self.pooling, &hidden, &lengths)?.to_vec2()
     }
 }
 
 impl EmbeddingBackend for CandleBackend {
     fn dimension(&self) -> usize {
-        self.architecture.hidden
+        self.dimension
     }
 
     fn pads_batches(&self) -> bool {
@@ -110,15 +139,26 @@ impl EmbeddingBackend for CandleBackend {
         check(batch, self.architecture.vocabulary, self.architecture.max_tokens())?;
         let mut vectors = self.forward(batch).map_err(embed_error)?;
         for vector in &mut vectors {
-            pooling::normalise(vector)?;
+            pooling::finish(vector, self.dimension)?;
         }
         Ok(vectors)
     }
 }
 
-fn parse<T: serde::de::DeserializeOwned>(config: &Value) -> Result<T> {
-    serde_json::from_value(config.clone())
-        .map_err(|error| Error::msg(format!("config.json: {error}")))
+/// What candle's models ask for; the rest of the model's own file may lack.
+fn shape(of: &Architecture, hidden_act: Value) -> Value {
+    json!({
+        "vocab_size": of.vocabulary, "hidden_size": of.hidden, "num_hidden_layers": of.layers,
+        "num_attention_heads": of.heads, "intermediate_size": of.inner, "hidden_act": hidden_act,
+        "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
+        "max_position_embeddings": of.positions, "type_vocab_size": of.token_types,
+        "initializer_range": 0.02, "layer_norm_eps": of.epsilon,
+        "position_embedding_type": "absolute", "pad_token_id": of.padding.unwrap_or(0),
+    })
+}
+
+fn parse<T: serde::de::DeserializeOwned>(config: Value) -> Result<T> {
+    serde_json::from_value(config).map_err(Error::wrap)
 }
 
 /// Tells a fault of the device from a fault of the computation.
@@ -127,13 +167,9 @@ fn embed_error(error: Error) -> EmbedError {
         Error::Context { inner, .. }
         | Error::WithPath { inner, .. }
         | Error::WithBacktrace { inner, .. } => embed_error(*inner),
-        Error::Cuda(error) => EmbedError::Device(first_line(&error.to_string())),
-        error => EmbedError::Model(first_line(&error.to_string())),
+        Error::Cuda(_) => EmbedError::Device(error::plain(error)),
+        error => EmbedError::Model(error::plain(error)),
     }
-}
-
-fn first_line(message: &str) -> String {
-    message.lines().next().unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]

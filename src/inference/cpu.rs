@@ -11,18 +11,24 @@ use super::{
 };
 
 /// An encoder with pooling, on threads of its own.
-pub(super) struct CpuBackend(Encoder);
+pub(super) struct CpuBackend {
+    encoder: Encoder,
+    dimension: usize,
+}
 
 impl CpuBackend {
-    /// Loads an encoder for a kernel that this CPU has.
+    /// Loads an encoder for a kernel that this CPU has; of each vector, `dimension` components are
+    /// kept.
     pub(super) fn load(
         architecture: &Architecture,
         pooling: Pooling,
+        dimension: usize,
         weights: VarBuilder<'_>,
         kernel: encoder::Kernel,
         threads: usize,
     ) -> candle_core::Result<Self> {
-        Encoder::load(architecture, pooling, weights, kernel, threads).map(Self)
+        let encoder = Encoder::load(architecture, pooling, weights, kernel, threads)?;
+        Ok(Self { encoder, dimension })
     }
 }
 
@@ -41,16 +47,16 @@ pub(super) fn choose(kernel: Kernel, dtype: Dtype) -> Option<encoder::Kernel> {
 
 impl EmbeddingBackend for CpuBackend {
     fn dimension(&self) -> usize {
-        self.0.architecture().hidden
+        self.dimension
     }
 
     fn embed(&self, batch: &[Encoding]) -> Result<Vec<Vec<f32>>, EmbedError> {
-        let architecture = self.0.architecture();
+        let architecture = self.encoder.architecture();
         check(batch, architecture.vocabulary, architecture.max_tokens())?;
         let texts: Vec<&[u32]> = batch.iter().map(|text| text.ids.as_slice()).collect();
-        let mut vectors = self.0.embed(&texts);
+        let mut vectors = self.encoder.embed(&texts);
         for vector in &mut vectors {
-            pooling::normalise(vector)?;
+            pooling::finish(vector, self.dimension)?;
         }
         Ok(vectors)
     }

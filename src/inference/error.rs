@@ -1,6 +1,9 @@
 //! Why a model could not be made ready: each message says what to do about it.
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use super::{Dtype, Kernel};
 
@@ -72,8 +75,50 @@ pub enum LoadError {
         /// The weights.
         path: PathBuf,
     },
-    /// A file of the model is missing or unreadable.
-    #[error("cannot read {path}: fetch the model again with `make model` or `vecmill models pull`")]
+    /// A file of the model is missing.
+    #[error(
+        "{path} is missing: set EMBEDDING_MODEL to a whole model, such as \
+         `SentenceTransformer.save` writes, or choose another"
+    )]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
+    /// There are no weights that can be read.
+    #[error("{}", no_weights(place, *foreign))]
+    NoWeights {
+        /// Where they should be: a directory, or a model at the hub.
+        place: String,
+        /// Weights that are there for other programs.
+        foreign: Option<&'static str>,
+    },
+    /// There is no tokenizer that can be read.
+    #[error("{}", no_tokenizer(place, *foreign))]
+    NoTokenizer {
+        /// Where it should be: a directory, or a model at the hub.
+        place: String,
+        /// A tokenizer that is there for other programs.
+        foreign: Option<&'static str>,
+    },
+    /// The model says itself that a prompt is there, and it is not.
+    #[error("{path} names {what}, but no such prompt is in it: mend the file")]
+    Prompt {
+        /// The file.
+        path: PathBuf,
+        /// What it names.
+        what: String,
+    },
+    /// The model's prompt leaves no token for a text.
+    #[error(
+        "the default prompt in the model's config_sentence_transformers.json fills all \
+         {max_tokens} tokens of a text: make it shorter, or choose another EMBEDDING_MODEL"
+    )]
+    LongPrompt {
+        /// Tokens of a text.
+        max_tokens: usize,
+    },
+    /// A file of the model is unreadable.
+    #[error("cannot read {path}: check the rights of the file and its disk")]
     Read {
         /// The file.
         path: PathBuf,
@@ -91,7 +136,10 @@ pub enum LoadError {
         source: io::Error,
     },
     /// A file of the model is not what it should be.
-    #[error("{path} is not valid: remove its directory, and fetch the model again")]
+    #[error(
+        "{path} does not describe a model that Vecmill knows: choose another EMBEDDING_MODEL, or, \
+         if the file was damaged, copy it anew"
+    )]
     Json {
         /// The file.
         path: PathBuf,
@@ -101,8 +149,8 @@ pub enum LoadError {
     },
     /// The tokenizer cannot be built from its file.
     #[error(
-        "the tokenizer in {path} cannot be used: choose another EMBEDDING_MODEL, or remove the \
-         directory and fetch the model again"
+        "the tokenizer in {path} cannot be used: choose another EMBEDDING_MODEL, or, if the file \
+         was damaged, copy it anew"
     )]
     Tokenizer {
         /// The file.
@@ -113,15 +161,15 @@ pub enum LoadError {
     },
     /// The weights do not fit the configuration.
     #[error(
-        "the weights in {path} cannot be loaded: choose another EMBEDDING_MODEL, or remove the \
-         directory and fetch the model again"
+        "the weights in {path} cannot be loaded as its config.json says: choose another EMBEDDING_MODEL, \
+         or, if the file was damaged, remove it and fetch or copy it anew"
     )]
     Weights {
         /// The file.
         path: PathBuf,
         /// Why.
         #[source]
-        source: candle_core::Error,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The model is of a kind that would be computed wrongly.
     #[error("{path} asks for {what}, which Vecmill cannot compute: choose another EMBEDDING_MODEL")]
@@ -170,4 +218,51 @@ pub enum LoadError {
         /// The model.
         name: String,
     },
+}
+
+impl LoadError {
+    /// Why the weights in `path` cannot be loaded, without a backtrace.
+    pub(super) fn weights(path: &Path, error: candle_core::Error) -> Self {
+        Self::Weights { path: path.to_owned(), source: plain(error).into() }
+    }
+}
+
+/// What an error of candle says; its own words may go on with a backtrace.
+pub(super) fn plain(error: candle_core::Error) -> String {
+    use candle_core::Error::{Context, WithBacktrace, WithPath};
+    match error {
+        Context { inner, .. } | WithPath { inner, .. } | WithBacktrace { inner, .. } => {
+            plain(*inner)
+        }
+        error => error.to_string().lines().next().unwrap_or_default().to_owned(),
+    }
+}
+
+/// Says what makes a file that Vecmill reads of one that is there.
+fn no_weights(place: &str, foreign: Option<&str>) -> String {
+    match foreign {
+        Some(file) => format!(
+            "{place} has its weights only in {file}, and Vecmill reads model.safetensors: write it \
+             with `AutoModel.from_pretrained(DIR).save_pretrained(DIR)` of Python's transformers \
+             in a copy of the model and set EMBEDDING_MODEL to it, or choose another EMBEDDING_MODEL"
+        ),
+        None => format!(
+            "{place} has no weights: there is neither model.safetensors nor \
+             model.safetensors.index.json; set EMBEDDING_MODEL to a whole model"
+        ),
+    }
+}
+
+fn no_tokenizer(place: &str, foreign: Option<&str>) -> String {
+    match foreign {
+        Some(file) => format!(
+            "{place} has its tokenizer only in {file}, and Vecmill reads tokenizer.json: write it \
+             with `AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)` of Python's \
+             transformers in a copy of the model and set EMBEDDING_MODEL to it, or choose another \
+             EMBEDDING_MODEL"
+        ),
+        None => {
+            format!("{place} has no tokenizer.json: set EMBEDDING_MODEL to a whole model")
+        }
+    }
 }

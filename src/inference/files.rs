@@ -1,28 +1,22 @@
-//! The files of a sentence-transformers model, and what their JSON says.
+//! The files of a model's directory, and what they say together.
 
-use std::{
-    fs, io,
-    path::{Component, Path, PathBuf},
+use std::path::{Path, PathBuf};
+
+use encoder::{Architecture, Mode, Pooling};
+use serde_json::Value;
+
+use super::{
+    LoadError,
+    modules::{self, Layout},
+    sentence::{Casing, Limits, Prompts, Whole},
+    shape,
+    tokenizer::ModelTokenizer,
 };
-
-use encoder::{Activation, Architecture, Family, Pooling};
-use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::{Map, Value};
-
-use super::LoadError;
 
 /// Shape of the network.
 pub(super) const CONFIG: &str = "config.json";
 /// The tokenizer.
 pub(super) const TOKENIZER: &str = "tokenizer.json";
-/// The weights.
-pub(super) const WEIGHTS: &str = "model.safetensors";
-/// Which steps turn a text into a vector; may be absent.
-pub(super) const MODULES: &str = "modules.json";
-/// How long a text may be; may be absent.
-pub(super) const SENTENCE_CONFIG: &str = "sentence_bert_config.json";
-/// How token vectors are pooled, where [`MODULES`] does not say otherwise; may be absent.
-pub(super) const DEFAULT_POOLING: &str = "1_Pooling/config.json";
 
 /// What the JSON files of a model say.
 pub(super) struct ModelSettings {
@@ -30,199 +24,93 @@ pub(super) struct ModelSettings {
     pub(super) architecture: Architecture,
     /// The whole of [`CONFIG`].
     pub(super) config: Value,
-    /// How token vectors become the text's.
+    /// How token vectors become the text's. Which tokens of the prompt are passed over, only the
+    /// tokenizer knows.
     pub(super) pooling: Pooling,
+    /// Whether the tokens of the prompt are pooled too.
+    pub(super) include_prompt: bool,
     /// Texts are cut to this many tokens.
     pub(super) max_tokens: usize,
-    /// Whether texts are lower-cased before they are tokenised.
-    pub(super) lowercase: bool,
+    /// What is done to texts before they are tokenised.
+    pub(super) casing: Casing,
+    /// What may stand before each text.
+    pub(super) prompts: Prompts,
+    /// Whether the model's own steps end with vectors of length 1.
+    pub(super) normalises: bool,
+    /// Components of each vector.
+    pub(super) dimension: usize,
+    /// The directory of network and tokenizer.
+    pub(super) transformer: PathBuf,
 }
 
 impl ModelSettings {
     /// Reads the settings in a model's directory.
     pub(super) fn read(directory: &Path) -> Result<Self, LoadError> {
-        let (architecture, config) = read_architecture(&directory.join(CONFIG))?;
-        let sentence: SentenceConfig = match read_text(&directory.join(SENTENCE_CONFIG))? {
-            Some(text) => parse(&directory.join(SENTENCE_CONFIG), &text)?,
-            None => SentenceConfig::default(),
+        let layout = Layout::read(directory)?;
+        let transformer = match layout.transformer.as_str() {
+            "" => directory.to_owned(),
+            path => directory.join(path),
+        };
+        let (architecture, config) = shape::read(&transformer.join(CONFIG))?;
+        let limits = Limits::read(&transformer, layout.pooling.is_some())?;
+        let (pooling, include_prompt, whole) = match &layout.pooling {
+            Some(file) => {
+                let (pooling, include_prompt) = modules::read_pooling(&directory.join(file))?;
+                (pooling, include_prompt, Whole::read(directory)?)
+            }
+            // What sentence-transformers makes of a network by itself.
+            None => (Pooling::of(Mode::Mean), true, Whole::default()),
         };
         let most = architecture.max_tokens();
+        let components = architecture.hidden * pooling.modes.len();
         Ok(Self {
-            pooling: read_pooling(directory)?,
-            max_tokens: sentence.max_seq_length.map_or(most, |length| length.min(most)),
-            lowercase: sentence.do_lower_case,
+            pooling,
+            include_prompt,
+            max_tokens: limits.max_tokens.map_or(most, |length| length.min(most)),
+            casing: limits.casing,
+            prompts: whole.prompts,
+            normalises: layout.normalises,
+            dimension: whole.truncate_dim.map_or(components, |kept| kept.min(components)),
             architecture,
             config,
+            transformer,
         })
     }
-}
 
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct SentenceConfig {
-    max_seq_length: Option<usize>,
-    do_lower_case: bool,
-}
-
-#[derive(Deserialize)]
-struct Module {
-    path: String,
-    #[serde(rename = "type")]
-    kind: String,
-}
-
-/// Where a model says how it pools, relative to its directory; `None` when its `modules.json`
-/// does not name the step, or there is no such file.
-pub(super) fn pooling_file(directory: &Path) -> Result<Option<String>, LoadError> {
-    let path = directory.join(MODULES);
-    let Some(text) = read_text(&path)? else { return Ok(None) };
-    let mut pooling = None;
-    for module in parse::<Vec<Module>>(&path, &text)? {
-        match module.kind.rsplit('.').next() {
-            Some("Transformer") if module.path.is_empty() => {}
-            Some("Normalize") => {}
-            Some("Pooling") if stays_inside(&module.path) => {
-                pooling = Some(format!("{}/config.json", module.path));
-            }
-            _ => {
-                let what = format!("the module {:?} in {:?}", module.kind, module.path);
-                return Err(LoadError::Unsupported { path, what });
-            }
+    /// Builds the tokenizer, and learns from it which tokens the pooling passes over.
+    pub(super) fn tokenizer(&mut self) -> Result<ModelTokenizer, LoadError> {
+        let path = self.transformer.join(TOKENIZER);
+        let tokenizer =
+            ModelTokenizer::from_file(&path, self.max_tokens, self.casing, &self.prompts.text)?;
+        if !self.include_prompt {
+            self.pooling.skipped = tokenizer.prompt_tokens();
         }
+        Ok(tokenizer)
     }
-    Ok(pooling)
-}
 
-/// The files of a model are fetched into its directory, and read there.
-fn stays_inside(path: &str) -> bool {
-    let mut parts = Path::new(path).components().peekable();
-    parts.peek().is_some() && parts.all(|part| matches!(part, Component::Normal(_)))
-}
-
-fn read_pooling(directory: &Path) -> Result<Pooling, LoadError> {
-    let named = pooling_file(directory)?;
-    let path = directory.join(named.as_deref().unwrap_or(DEFAULT_POOLING));
-    let text = match read_text(&path)? {
-        Some(text) => text,
-        None if named.is_none() => return Ok(Pooling::Mean),
-        None => return Err(LoadError::Read { path, source: io::ErrorKind::NotFound.into() }),
-    };
-    let settings: Map<String, Value> = parse(&path, &text)?;
-    let modes: Vec<&str> = settings
-        .iter()
-        .filter(|(_, on)| **on == Value::Bool(true))
-        .filter_map(|(name, _)| name.strip_prefix("pooling_mode_"))
-        .collect();
-    match modes[..] {
-        ["mean_tokens"] => Ok(Pooling::Mean),
-        ["cls_token"] => Ok(Pooling::Cls),
-        _ => {
-            let what = format!("the pooling {modes:?}, not mean_tokens or cls_token alone");
-            Err(LoadError::Unsupported { path, what })
-        }
+    /// Whether vectors are not what the network alone would give: texts have a prompt, or
+    /// components are left out.
+    pub(super) fn is_adapted(&self) -> bool {
+        let components = self.architecture.hidden * self.pooling.modes.len();
+        !self.prompts.text.is_empty() || self.dimension < components
     }
-}
-
-/// What `config.json` says of a network; each number has one name in BERT and RoBERTa, and
-/// another in DistilBERT.
-#[derive(Deserialize)]
-struct Shape {
-    vocab_size: usize,
-    #[serde(alias = "dim")]
-    hidden_size: usize,
-    #[serde(alias = "n_layers")]
-    num_hidden_layers: usize,
-    #[serde(alias = "n_heads")]
-    num_attention_heads: usize,
-    #[serde(alias = "hidden_dim")]
-    intermediate_size: usize,
-    #[serde(alias = "activation")]
-    hidden_act: Value,
-    /// DistilBERT has it in its code.
-    #[serde(default = "distilbert_epsilon")]
-    layer_norm_eps: f64,
-    max_position_embeddings: usize,
-    type_vocab_size: Option<usize>,
-    pad_token_id: Option<usize>,
-    #[serde(default)]
-    position_embedding_type: Option<String>,
-}
-
-fn distilbert_epsilon() -> f64 {
-    1e-12
-}
-
-fn read_architecture(path: &Path) -> Result<(Architecture, Value), LoadError> {
-    let text = read_text(path)?.ok_or_else(|| LoadError::Read {
-        path: path.to_owned(),
-        source: io::ErrorKind::NotFound.into(),
-    })?;
-    let unsupported = |what| Err(LoadError::Unsupported { path: path.to_owned(), what });
-    let config: Value = parse(path, &text)?;
-    let kind = config.get("model_type").and_then(Value::as_str).unwrap_or("bert");
-    let family = match kind {
-        "bert" => Family::Bert,
-        "roberta" | "xlm-roberta" | "camembert" => Family::Roberta,
-        "distilbert" => Family::DistilBert,
-        _ => {
-            return unsupported(format!(
-                "the architecture {kind:?}, not \"bert\", \"roberta\", \"xlm-roberta\", \
-                 \"camembert\" or \"distilbert\""
-            ));
-        }
-    };
-    let shape: Shape = parse(path, &text)?;
-    if let Some(kind) = shape.position_embedding_type.filter(|kind| kind != "absolute") {
-        return unsupported(format!("{kind:?} positions, not \"absolute\""));
-    }
-    let heads = shape.num_attention_heads;
-    if heads == 0 || !shape.hidden_size.is_multiple_of(heads) {
-        return unsupported(format!("{heads} heads over {} components", shape.hidden_size));
-    }
-    let architecture = Architecture {
-        family,
-        vocabulary: shape.vocab_size,
-        hidden: shape.hidden_size,
-        layers: shape.num_hidden_layers,
-        heads,
-        inner: shape.intermediate_size,
-        activation: serde_json::from_value::<Activation>(shape.hidden_act).ok(),
-        epsilon: shape.layer_norm_eps,
-        positions: shape.max_position_embeddings,
-        // Where a file leaves them out, it means what transformers takes for its family.
-        first_position: match family {
-            Family::Roberta => shape.pad_token_id.unwrap_or(1) + 1,
-            Family::Bert | Family::DistilBert => 0,
-        },
-        token_types: match family {
-            Family::Bert | Family::Roberta => shape.type_vocab_size.unwrap_or(2),
-            Family::DistilBert => 0,
-        },
-    };
-    Ok((architecture, config))
-}
-
-/// A file's text, or `None` when there is no such file.
-fn read_text(path: &Path) -> Result<Option<String>, LoadError> {
-    match fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(LoadError::Read { path: path.to_owned(), source }),
-    }
-}
-
-fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, LoadError> {
-    serde_json::from_str(text)
-        .map_err(|source| LoadError::Json { path: PathBuf::from(path), source })
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+    use std::fs;
+
     use serde_json::json;
 
+    use super::super::{
+        modules::MODULES,
+        sentence::{MODEL_CONFIG, SENTENCE_CONFIGS, TOKENIZER_CONFIG},
+    };
     use super::*;
+
+    const POOLING: &str = "1_Pooling/config.json";
 
     fn directory(files: &[(&str, Value)]) -> tempfile::TempDir {
         let directory = tempfile::tempdir().unwrap();
@@ -232,7 +120,12 @@ mod tests {
             "max_position_embeddings": 64, "type_vocab_size": 2, "initializer_range": 0.02,
             "layer_norm_eps": 1e-12, "pad_token_id": 0, "model_type": "bert"
         });
-        for (name, content) in [(CONFIG, bert)].iter().chain(files) {
+        let modules = json!([
+            {"path": "", "type": "sentence_transformers.models.Transformer"},
+            {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}
+        ]);
+        let own = [(CONFIG, bert), (MODULES, modules), (POOLING, json!({}))];
+        for (name, content) in own.iter().chain(files) {
             let path = directory.path().join(name);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, content.to_string()).unwrap();
@@ -240,50 +133,140 @@ mod tests {
         directory
     }
 
+    fn read(files: &[(&str, Value)]) -> ModelSettings {
+        ModelSettings::read(directory(files).path()).unwrap()
+    }
+
     fn refusal(files: &[(&str, Value)]) -> String {
         ModelSettings::read(directory(files).path()).err().unwrap().to_string()
     }
 
     #[test]
-    fn absent_files_mean_the_mean_over_all_positions() {
-        let settings = ModelSettings::read(directory(&[]).path()).unwrap();
-        assert_eq!((settings.pooling, settings.max_tokens), (Pooling::Mean, 64));
-        assert!(!settings.lowercase);
+    fn a_network_by_itself_is_pooled_by_the_mean_over_all_positions() {
+        let directory = directory(&[(POOLING, json!({"pooling_mode": "cls"}))]);
+        fs::remove_file(directory.path().join(MODULES)).unwrap();
+        fs::write(directory.path().join(SENTENCE_CONFIGS[0]), r#"{"max_seq_length": 9}"#).unwrap();
+        let settings = ModelSettings::read(directory.path()).unwrap();
+        assert_eq!((settings.pooling.modes, settings.max_tokens), (vec![Mode::Mean], 64));
+        assert!(!settings.casing.lowercase && !settings.normalises);
     }
 
     #[test]
-    fn the_files_decide_on_pooling_length_and_case() {
-        let files = [
+    fn pooling_is_read_as_each_version_of_sentence_transformers_writes_it() {
+        let modes = |content| read(&[(POOLING, content)]).pooling.modes;
+        assert_eq!(modes(json!({})), [Mode::Mean]);
+        assert_eq!(modes(json!({"pooling_mode_cls_token": true})), [Mode::Cls]);
+        let new = json!({"embedding_dimension": 4, "pooling_mode": "max", "include_prompt": true});
+        assert_eq!(modes(new), [Mode::Max]);
+        assert_eq!(modes(json!({"pooling_mode": ["mean"]})), [Mode::Mean]);
+        assert_eq!(
+            modes(json!({"pooling_mode": ["lasttoken", "cls"]})),
+            [Mode::LastToken, Mode::Cls]
+        );
+        let both = json!({"pooling_mode_mean_tokens": true, "pooling_mode_cls_token": true,
+            "pooling_mode": null});
+        let settings = read(&[(POOLING, both)]);
+        assert_eq!(settings.pooling.modes, [Mode::Cls, Mode::Mean], "in the order of their names");
+        assert_eq!(settings.dimension, 8);
+        assert!(refusal(&[(POOLING, json!({"pooling_mode": "rms"}))]).contains("rms"));
+        assert!(
+            refusal(&[(POOLING, json!({"pooling_mode_rms": true}))]).contains("pooling_mode_rms")
+        );
+    }
+
+    #[test]
+    fn the_length_is_the_sentence_configs_or_the_tokenizers() {
+        let tokens = |files: &[(&str, Value)]| read(files).max_tokens;
+        let tokenizer = |length: Value| (TOKENIZER_CONFIG, json!({"model_max_length": length}));
+        for file in SENTENCE_CONFIGS {
+            let settings = json!({"max_seq_length": 32, "do_lower_case": null});
+            assert_eq!(tokens(&[(file, settings), tokenizer(json!(9))]), 32, "{file}");
+        }
+        let silent = || (SENTENCE_CONFIGS[0], json!({"max_seq_length": null}));
+        assert_eq!(tokens(&[silent(), tokenizer(json!(9))]), 9);
+        assert_eq!(tokens(&[tokenizer(json!(512))]), 64);
+        assert_eq!(tokens(&[tokenizer(json!(1e30))]), 64);
+        assert_eq!(tokens(&[tokenizer(Value::Null)]), 64);
+        assert_eq!(tokens(&[(TOKENIZER_CONFIG, json!({"max_len": 7}))]), 7);
+        let sentinel = "{\"model_max_length\": 1000000000000000019884624838656}";
+        let directory = directory(&[]);
+        fs::write(directory.path().join(TOKENIZER_CONFIG), sentinel).unwrap();
+        assert_eq!(ModelSettings::read(directory.path()).unwrap().max_tokens, 64);
+        let own = json!({"max_seq_length": 32, "tokenizer_args": {"model_max_length": 11}});
+        assert_eq!(tokens(&[(SENTENCE_CONFIGS[0], own)]), 11);
+    }
+
+    #[test]
+    fn what_is_null_is_as_absent() {
+        let (architecture, _) = shape::read(
+            &directory(&[(
+                CONFIG,
+                json!({"vocab_size": 9, "hidden_size": 4, "num_hidden_layers": 1,
+                    "num_attention_heads": 2, "intermediate_size": 8, "hidden_act": null,
+                    "max_position_embeddings": 64, "type_vocab_size": null,
+                    "layer_norm_eps": null, "pad_token_id": null, "model_type": "roberta",
+                    "position_embedding_type": null}),
+            )])
+            .path()
+            .join(CONFIG),
+        )
+        .unwrap();
+        assert_eq!((architecture.padding, architecture.first_position), (Some(1), 2));
+        let settings = read(&[
+            (SENTENCE_CONFIGS[0], json!({"max_seq_length": 12, "do_lower_case": null})),
+            (POOLING, json!({"pooling_mode": "cls", "include_prompt": null})),
             (
-                MODULES,
-                json!([{"path": "", "type": "sentence_transformers.models.Transformer"},
-                {"path": "2_P", "type": "sentence_transformers.models.Pooling"}]),
+                MODEL_CONFIG,
+                json!({"prompts": null, "default_prompt_name": null,
+                "truncate_dim": null, "model_type": null}),
             ),
-            (
-                "2_P/config.json",
-                json!({"pooling_mode_cls_token": true,
-                "pooling_mode_mean_tokens": false, "include_prompt": true}),
-            ),
-            (SENTENCE_CONFIG, json!({"max_seq_length": 32, "do_lower_case": true})),
-        ];
-        let settings = ModelSettings::read(directory(&files).path()).unwrap();
-        assert_eq!((settings.pooling, settings.max_tokens), (Pooling::Cls, 32));
-        assert!(settings.lowercase);
-        let long = [(SENTENCE_CONFIG, json!({"max_seq_length": 4096}))];
-        assert_eq!(ModelSettings::read(directory(&long).path()).unwrap().max_tokens, 64);
+        ]);
+        assert!(!settings.casing.lowercase && settings.include_prompt && !settings.is_adapted());
+    }
+
+    #[test]
+    fn prompts_and_dimension_are_the_models_own() {
+        let config = json!({"prompts": {"query": "query: ", "passage": "passage: "},
+            "default_prompt_name": "passage", "truncate_dim": 3});
+        let settings = read(&[(MODEL_CONFIG, config)]);
+        assert_eq!(settings.prompts.names, ["query", "passage"]);
+        assert_eq!(settings.prompts.text, "passage: ");
+        assert_eq!(settings.dimension, 3);
+        let long = read(&[(MODEL_CONFIG, json!({"truncate_dim": 9}))]);
+        assert_eq!((long.dimension, long.is_adapted()), (4, false));
+        let unknown = json!({"prompts": {"query": "q"}, "default_prompt_name": "other"});
+        assert!(refusal(&[(MODEL_CONFIG, unknown)]).contains("other"));
+        let empty = json!({"prompts": {}, "default_prompt_name": "query"});
+        assert!(!read(&[(MODEL_CONFIG, empty)]).is_adapted());
+        assert!(refusal(&[(MODEL_CONFIG, json!({"truncate_dim": 0}))]).contains("truncate_dim"));
     }
 
     #[test]
     fn what_would_be_computed_wrongly_is_refused() {
-        let module = |kind: &str, path: &str| (MODULES, json!([{"path": path, "type": kind}]));
-        assert!(refusal(&[module("a.Dense", "2_Dense")]).contains("a.Dense"));
-        assert!(refusal(&[module("a.Pooling", "../1_Pooling")]).contains("../1_Pooling"));
-        assert!(refusal(&[module("a.Pooling", "1_Pooling")]).contains("1_Pooling/config.json"));
-        let pooling = |modes| (DEFAULT_POOLING, modes);
-        assert!(
-            refusal(&[pooling(json!({"pooling_mode_max_tokens": true}))]).contains("max_tokens")
-        );
-        assert!(refusal(&[pooling(json!({}))]).contains("mean_tokens"));
-        assert!(refusal(&[(CONFIG, json!({"model_type": "t5"}))]).contains("t5"));
+        let modules = |kinds: &[(&str, &str)]| {
+            let module = |(kind, path): &(&str, &str)| json!({"path": path, "type": kind});
+            (MODULES, Value::from_iter(kinds.iter().map(module)))
+        };
+        let (transformer, pooling) = (("a.Transformer", ""), ("a.Pooling", "1_Pooling"));
+        let refused = |kinds: &[(&str, &str)]| refusal(&[modules(kinds)]);
+        assert!(refused(&[transformer, pooling, ("a.Dense", "2_Dense")]).contains("a.Dense"));
+        assert!(refused(&[("a.StaticEmbedding", "")]).contains("a.StaticEmbedding"));
+        assert!(refused(&[transformer, ("a.Pooling", "../1")]).contains("../1"));
+        assert!(refused(&[("a.Transformer", "../0"), pooling]).contains("../0"));
+        assert!(refused(&[transformer, ("a.Pooling", "2")]).contains("2/config.json"));
+        assert!(refused(&[transformer]).contains("Pooling"));
+        assert!(refused(&[transformer, pooling, pooling]).contains("a.Pooling"));
+        let config = |changed: Value| {
+            let mut config = read(&[]).config;
+            config.as_object_mut().unwrap().extend(changed.as_object().unwrap().clone());
+            refusal(&[(CONFIG, config)])
+        };
+        assert!(config(json!({"model_type": "t5"})).contains("t5"));
+        let activation = config(json!({"hidden_act": "quick_gelu"}));
+        assert!(activation.contains("the activation \"quick_gelu\""), "{activation}");
+        let bare = refusal(&[(CONFIG, json!({"normalize": true}))]);
+        assert!(bare.contains("model_type"), "{bare}");
+        let sparse = refusal(&[(MODEL_CONFIG, json!({"model_type": "SparseEncoder"}))]);
+        assert!(sparse.contains("SparseEncoder"), "{sparse}");
     }
 }

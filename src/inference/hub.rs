@@ -17,7 +17,11 @@ use hf_hub::{
 
 use super::{
     LoadError,
-    files::{self, CONFIG, MODULES, SENTENCE_CONFIG, TOKENIZER, WEIGHTS},
+    files::{CONFIG, ModelSettings, TOKENIZER},
+    modules::{Layout, MODULES},
+    sentence::{MODEL_CONFIG, SENTENCE_CONFIGS, TOKENIZER_CONFIG},
+    tokenizer::FOREIGN as FOREIGN_TOKENIZERS,
+    weights::{self, INDEX, WEIGHTS},
 };
 
 /// A hub that says nothing for so long is away.
@@ -68,6 +72,22 @@ impl fmt::Debug for HubConfig {
     }
 }
 
+/// Which files in the cache are a model.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Trust {
+    /// Those of which it is known that the hub has no others.
+    Complete,
+    /// Those that cannot be done without.
+    Partial,
+}
+
+/// Where files are got from.
+#[derive(Clone, Copy)]
+enum Origin<'a> {
+    Cache(Trust),
+    Hub(&'a Arc<ProgressFn>),
+}
+
 /// One model at the hub.
 pub(super) struct HubModel<'a> {
     config: &'a HubConfig,
@@ -98,58 +118,141 @@ impl<'a> HubModel<'a> {
     }
 
     /// The directory of a revision in the cache, if everything that a model needs is there.
-    pub(super) async fn cached(&self, revision: &str) -> Result<Option<PathBuf>, LoadError> {
-        // The weights are fetched last: where they are, the optional files are too.
-        for file in [WEIGHTS, TOKENIZER, CONFIG] {
-            let lookup = self.repository.download_file().filename(file).revision(revision);
-            match lookup.local_files_only(true).send().await {
-                Ok(path) if file == CONFIG => return Ok(path.parent().map(Path::to_owned)),
-                Ok(_) => {}
-                Err(HFError::LocalEntryNotFound { .. } | HFError::EntryNotFound { .. }) => break,
-                Err(source) => return Err(hub_error(self.config, self.id, source)),
+    pub(super) async fn cached(
+        &self,
+        revision: &str,
+        trust: Trust,
+    ) -> Result<Option<PathBuf>, LoadError> {
+        match self.collect(revision, Origin::Cache(trust)).await {
+            // The name of a file that is nowhere; only what is fetched is to be complete.
+            Err(LoadError::Hub { source, .. })
+                if matches!(*source, HFError::LocalEntryNotFound { .. }) =>
+            {
+                Ok(None)
             }
+            Err(
+                LoadError::Missing { .. }
+                | LoadError::NoWeights { .. }
+                | LoadError::NoTokenizer { .. },
+            ) => Ok(None),
+            result => result.map(Some),
         }
-        Ok(None)
     }
 
-    /// Fetches what is not yet in the cache of a revision, and returns its directory there.
+    /// Fetches what is not yet in the cache of a revision, and returns its directory there. What
+    /// cannot be loaded is refused before its weights are fetched.
     pub(super) async fn download(
         &self,
         revision: &str,
         progress: &Arc<ProgressFn>,
     ) -> Result<PathBuf, LoadError> {
-        let config = tokio::time::timeout(ANSWER_TIMEOUT, self.fetch(CONFIG, revision, progress));
-        let config = config.await.map_err(|_| LoadError::HubSilent {
+        self.collect(revision, Origin::Hub(progress)).await
+    }
+
+    /// Gets the files of a model one by one, the weights last: where they are, all are.
+    async fn collect(&self, revision: &str, from: Origin<'_>) -> Result<PathBuf, LoadError> {
+        // A network by itself has no other file.
+        let first = tokio::time::timeout(ANSWER_TIMEOUT, self.get(MODULES, revision, from));
+        let first = first.await.map_err(|_| LoadError::HubSilent {
             name: self.id.to_owned(),
             endpoint: self.config.endpoint.clone(),
             seconds: ANSWER_TIMEOUT.as_secs(),
-        })?;
-        let config = config.map_err(|source| hub_error(self.config, self.id, source))?;
-        let directory = config.parent().map(Path::to_owned).unwrap_or_default();
+        })??;
+        let is_whole = first.is_some();
+        let first = match first {
+            Some(path) => path,
+            None => self.required(CONFIG, revision, from).await?,
+        };
+        let directory = first.parent().map(Path::to_owned).unwrap_or_default();
         // A branch may move while files are fetched: the rest is of the same commit.
         let commit = directory.file_name().and_then(|name| name.to_str()).unwrap_or(revision);
-        self.fetch_optional(MODULES, commit, progress).await?;
-        self.fetch_optional(SENTENCE_CONFIG, commit, progress).await?;
-        let pooling = files::pooling_file(&directory)?;
-        let pooling = pooling.as_deref().unwrap_or(files::DEFAULT_POOLING);
-        self.fetch_optional(pooling, commit, progress).await?;
-        for file in [TOKENIZER, WEIGHTS] {
-            self.fetch(file, commit, progress)
-                .await
-                .map_err(|source| hub_error(self.config, self.id, source))?;
+        let layout = Layout::read(&directory)?;
+        let inside = |file: &str| match layout.transformer.as_str() {
+            "" => file.to_owned(),
+            path => format!("{path}/{file}"),
+        };
+        self.required(&inside(CONFIG), commit, from).await?;
+        if is_whole {
+            for file in SENTENCE_CONFIGS {
+                if self.get(&inside(file), commit, from).await?.is_some() {
+                    break;
+                }
+            }
+            self.get(MODEL_CONFIG, commit, from).await?;
+        }
+        self.get(&inside(TOKENIZER_CONFIG), commit, from).await?;
+        if let Some(pooling) = &layout.pooling {
+            self.required(pooling, commit, from).await?;
+        }
+        let mut settings = ModelSettings::read(&directory)?;
+        if self.get(&inside(TOKENIZER), commit, from).await?.is_none() {
+            let foreign = self.first_of(&FOREIGN_TOKENIZERS, &inside, commit, from).await;
+            return Err(LoadError::NoTokenizer { place: self.id.to_owned(), foreign });
+        }
+        if let Origin::Hub(_) = from {
+            settings.tokenizer()?;
+        }
+        if self.get(&inside(WEIGHTS), commit, from).await?.is_some() {
+            return Ok(directory);
+        }
+        let Some(index) = self.get(&inside(INDEX), commit, from).await? else {
+            let foreign = self.first_of(&weights::FOREIGN, &inside, commit, from).await;
+            return Err(LoadError::NoWeights { place: self.id.to_owned(), foreign });
+        };
+        for file in weights::shards(&index)? {
+            self.required(&inside(&file), commit, from).await?;
         }
         Ok(directory)
     }
 
-    async fn fetch_optional(
+    /// The first of these files that the hub has; none where it is not asked.
+    async fn first_of(
+        &self,
+        files: &[&'static str],
+        inside: impl Fn(&str) -> String,
+        commit: &str,
+        from: Origin<'_>,
+    ) -> Option<&'static str> {
+        let Origin::Hub(_) = from else { return None };
+        for file in files {
+            let lookup =
+                self.repository.get_file_metadata().filepath(inside(file)).revision(commit);
+            if lookup.send().await.is_ok() {
+                return Some(file);
+            }
+        }
+        None
+    }
+
+    async fn required(
         &self,
         file: &str,
         revision: &str,
-        progress: &Arc<ProgressFn>,
-    ) -> Result<(), LoadError> {
-        match self.fetch(file, revision, progress).await {
-            Ok(_) | Err(HFError::EntryNotFound { .. }) => Ok(()),
-            Err(source) => Err(hub_error(self.config, self.id, source)),
+        from: Origin<'_>,
+    ) -> Result<PathBuf, LoadError> {
+        let missing = || LoadError::Missing { path: format!("{}/{file}", self.id).into() };
+        self.get(file, revision, from).await?.ok_or_else(missing)
+    }
+
+    /// A file, or `None` when the model has none of that name.
+    async fn get(
+        &self,
+        file: &str,
+        revision: &str,
+        from: Origin<'_>,
+    ) -> Result<Option<PathBuf>, LoadError> {
+        let result = match from {
+            Origin::Hub(progress) => self.fetch(file, revision, progress).await,
+            Origin::Cache(_) => {
+                let lookup = self.repository.download_file().filename(file).revision(revision);
+                lookup.local_files_only(true).send().await
+            }
+        };
+        match (result, from) {
+            (Ok(path), _) => Ok(Some(path)),
+            (Err(HFError::EntryNotFound { .. }), _)
+            | (Err(HFError::LocalEntryNotFound { .. }), Origin::Cache(Trust::Partial)) => Ok(None),
+            (Err(source), _) => Err(hub_error(self.config, self.id, source)),
         }
     }
 

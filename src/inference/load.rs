@@ -1,16 +1,15 @@
 //! From a configured name to a model that is ready to use.
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use candle_core::{DType, Device};
+use candle_core::Device;
 use candle_nn::VarBuilder;
 
 use super::{
-    EmbeddingBackend, HashBackend, HashEncoder, HubConfig, LoadError, Model,
+    Description, EmbeddingBackend, HashBackend, HashEncoder, HubConfig, LoadError, Model,
     candle::CandleBackend,
     catalog,
     compute::{Computation, ComputeConfig, Dtype, Kernel},
@@ -19,7 +18,8 @@ use super::{
     files::{self, ModelSettings},
     hash,
     locate::{self, Located},
-    tokenizer::ModelTokenizer,
+    modules,
+    weights::WeightFiles,
 };
 
 /// Characters of the weights' hash that name the revision of a model that we do not know.
@@ -59,6 +59,7 @@ pub async fn load(config: &ModelConfig) -> Result<Model, LoadError> {
             revision: "1".to_owned(),
             fingerprint: "1".to_owned(),
             max_tokens: hash::MAX_TOKENS,
+            description: Description { normalises: true, ..Description::default() },
             computation: Computation { kernel: Kernel::Auto, dtype: "f32", threads: 1 },
             encoder: Arc::new(HashEncoder),
             backend: Arc::new(HashBackend),
@@ -77,11 +78,15 @@ pub async fn dimension_of(config: &ModelConfig) -> Result<usize, LoadError> {
     if config.backend == BackendKind::Hash {
         return Ok(HashBackend.dimension());
     }
-    if let Some(known) = catalog::find(&config.model)? {
-        return Ok(known.dimension);
-    }
-    let located = locate::locate(&config.model, &config.models_dir, &config.hub).await?;
-    Ok(ModelSettings::read(&located.directory)?.architecture.hidden)
+    let here = locate::on_this_machine(&config.model, &config.models_dir, &config.hub).await?;
+    let directory = match (here, catalog::find(&config.model)?) {
+        (Some(directory), _) => directory,
+        (None, Some(known)) => return Ok(known.dimension),
+        (None, None) => {
+            locate::locate(&config.model, &config.models_dir, &config.hub).await?.directory
+        }
+    };
+    Ok(ModelSettings::read(&directory)?.dimension)
 }
 
 fn load_files(
@@ -90,45 +95,60 @@ fn load_files(
     located: &Located,
 ) -> Result<Model, LoadError> {
     let device = device::select(&compute.device)?;
-    let directory = &located.directory;
-    let settings = ModelSettings::read(directory)?;
-    let computation = choose(&settings, &device, compute, &directory.join(files::CONFIG))?;
-    let tokenizer = directory.join(files::TOKENIZER);
-    let encoder = ModelTokenizer::from_file(&tokenizer, settings.max_tokens, settings.lowercase)?;
-    let path = directory.join(files::WEIGHTS);
-    let read = |source| LoadError::Read { path: path.clone(), source };
-    let weights = fs::read(&path).map_err(read)?;
-    let hash = locate::sha256(weights.as_slice()).map_err(read)?;
-    let revision = revision(located, &hash, &path)?;
+    let mut settings = ModelSettings::read(&located.directory)?;
+    let config = settings.transformer.join(files::CONFIG);
+    let computation = choose(&settings, &device, compute, &config)?;
+    let encoder = settings.tokenizer()?;
+    let files = WeightFiles::find(&settings.transformer)?;
+    let (weights, hash) = files.read(&device)?;
+    let revision = revision(located, &settings, &hash, &files.path)?;
+    let fingerprint = fingerprint(&settings, &hash, &computation);
     let max_tokens = settings.max_tokens;
-    let fingerprint = format!(
-        "{hash} {} {:?} {max_tokens} {} {}",
-        settings.config, settings.pooling, settings.lowercase, computation.dtype
-    );
-    // It is hashed again with every text.
-    let fingerprint = locate::sha256(fingerprint.as_bytes()).map_err(read)?;
-    let backend = build(settings, &device, &computation, weights)
-        .map_err(|source| LoadError::Weights { path, source })?;
+    let description = Description {
+        pooling: settings.pooling.modes.iter().map(|mode| modules::name_of(*mode)).collect(),
+        prompts: settings.prompts.clone(),
+        normalises: settings.normalises,
+    };
+    let backend = build(settings, &computation, weights)
+        .map_err(|source| LoadError::weights(&files.path, source))?;
     tracing::info!(
         model = name,
         revision,
         dimension = backend.dimension(),
         max_tokens,
+        prompt = description.prompts.default,
         device = ?device.location(),
         kernel = computation.kernel.name(),
         dtype = computation.dtype,
         threads = computation.threads,
         "the model is loaded"
     );
+    if !description.normalises {
+        tracing::info!(
+            model = name,
+            "the model itself does not normalise; its vectors here have length 1 all the same"
+        );
+    }
     Ok(Model {
         name,
         revision,
         fingerprint,
         max_tokens,
+        description,
         computation,
         encoder: Arc::new(encoder),
         backend: backend.into(),
     })
+}
+
+/// See [`Model::fingerprint`]. It is hashed again with every text.
+fn fingerprint(settings: &ModelSettings, hash: &str, computation: &Computation) -> String {
+    let ModelSettings { config, pooling, max_tokens, casing, dimension, .. } = settings;
+    let all = format!(
+        "{hash} {config} {pooling:?} {max_tokens} {casing:?} {dimension} {}",
+        computation.dtype
+    );
+    locate::sha256_of(&all)
 }
 
 /// What computes a model, of what the operator allows.
@@ -159,32 +179,39 @@ fn choose(
 
 fn build(
     settings: ModelSettings,
-    device: &Device,
     computation: &Computation,
-    weights: Vec<u8>,
+    weights: VarBuilder<'_>,
 ) -> candle_core::Result<Box<dyn EmbeddingBackend>> {
-    let weights = VarBuilder::from_buffered_safetensors(weights, DType::F32, device)?;
-    let ModelSettings { architecture, config, pooling, .. } = settings;
+    let ModelSettings { architecture, config, pooling, dimension, .. } = settings;
     Ok(match computation.kernel {
         Kernel::Ours(kernel) => Box::new(CpuBackend::load(
             &architecture,
             pooling,
+            dimension,
             weights,
             kernel,
             computation.threads,
         )?),
         Kernel::Auto | Kernel::Candle => {
-            Box::new(CandleBackend::load(architecture, &config, pooling, weights)?)
+            Box::new(CandleBackend::load(architecture, &config, pooling, dimension, weights)?)
         }
     })
 }
 
 /// The catalogue's revision for the catalogue's weights; the weights' hash for all others, so
-/// that the same weights have the same revision on every machine.
-fn revision(located: &Located, hash: &str, path: &Path) -> Result<String, LoadError> {
+/// that the same weights have the same revision on every machine. What a model's directory
+/// makes of its texts and vectors besides stands behind it: vectors that were stored without it
+/// are another model's.
+fn revision(
+    located: &Located,
+    settings: &ModelSettings,
+    hash: &str,
+    path: &Path,
+) -> Result<String, LoadError> {
+    let mut revision = hash[..REVISION_CHARS].to_owned();
     if let Some(known) = &located.known {
         match locate::check_hash(known, hash, path) {
-            Ok(()) => return Ok(known.revision.clone()),
+            Ok(()) => revision.clone_from(&known.revision),
             Err(mismatch) if located.from_hub => return Err(mismatch),
             Err(_) => tracing::warn!(
                 model = known.name,
@@ -193,5 +220,10 @@ fn revision(located: &Located, hash: &str, path: &Path) -> Result<String, LoadEr
             ),
         }
     }
-    Ok(hash[..REVISION_CHARS].to_owned())
+    if settings.is_adapted() {
+        let ModelSettings { prompts, include_prompt, dimension, .. } = settings;
+        let own = format!("{:?} {include_prompt} {dimension}", prompts.text);
+        revision += &format!("+{}", &locate::sha256_of(&own)[..REVISION_CHARS]);
+    }
+    Ok(revision)
 }

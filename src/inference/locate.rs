@@ -11,8 +11,10 @@ use sha2::{Digest, Sha256};
 
 use super::{
     CatalogModel, HubConfig, LoadError, ProgressFn, catalog,
-    files::{CONFIG, WEIGHTS},
-    hub::{self, HubModel},
+    files::CONFIG,
+    hub::{self, HubModel, Trust},
+    modules::MODULES,
+    weights::WEIGHTS,
 };
 
 /// Owner of a model whose name has none.
@@ -45,19 +47,51 @@ pub(super) async fn locate(
     if let Some(directory) = in_models_dir(models_dir, &id) {
         return Ok(Located { directory, known, from_hub: false });
     }
-    let directory = match in_cache(hub, &id, known.as_ref()).await? {
-        Some(directory) => directory,
-        None if hub.offline => {
-            let models_dir = models_dir.to_owned();
-            return Err(LoadError::Offline { name: name.to_owned(), models_dir });
-        }
-        None => {
+    let found = match in_cache(hub, &id, known.as_ref(), Trust::Complete).await? {
+        None if !hub.offline => {
             tracing::info!(model = name, endpoint = hub.endpoint, "fetching the model");
             let silent: Arc<ProgressFn> = Arc::new(|_, _, _| {});
-            fetch(hub, &id, known.as_ref(), &silent).await?
+            Some(fetch(hub, &id, known.as_ref(), &silent).await)
         }
+        found => found.map(Ok),
     };
-    Ok(Located { directory, known, from_hub: true })
+    if let Some(Ok(directory)) = found {
+        return Ok(Located { directory, known, from_hub: true });
+    }
+    let missing =
+        || LoadError::Offline { name: name.to_owned(), models_dir: models_dir.to_owned() };
+    let error = found.and_then(Result::err).unwrap_or_else(missing);
+    let is_away = matches!(
+        error,
+        LoadError::Offline { .. } | LoadError::Hub { .. } | LoadError::HubSilent { .. }
+    );
+    match in_cache(hub, &id, known.as_ref(), Trust::Partial).await? {
+        Some(directory) if is_away => {
+            tracing::warn!(
+                model = name,
+                "files that the model may have are not in the cache, and the hub is not asked or \
+                 does not answer: the model is taken without them"
+            );
+            Ok(Located { directory, known, from_hub: true })
+        }
+        _ => Err(error),
+    }
+}
+
+/// The directory of a model that need not be fetched.
+pub(super) async fn on_this_machine(
+    name: &str,
+    models_dir: &Path,
+    hub: &HubConfig,
+) -> Result<Option<PathBuf>, LoadError> {
+    if Path::new(name).is_dir() {
+        return Ok(Some(name.into()));
+    }
+    let id = hub_id(name)?;
+    if let Some(directory) = in_models_dir(models_dir, &id) {
+        return Ok(Some(directory));
+    }
+    in_cache(hub, &id, catalog::find(&id)?.as_ref(), Trust::Complete).await
 }
 
 /// Fetches a model from the hub into the hub's cache, and returns its directory there. What is
@@ -71,7 +105,7 @@ pub async fn pull(
     let id = hub_id(name)?;
     let known = catalog::find(&id)?;
     if hub.offline {
-        return match in_cache(hub, &id, known.as_ref()).await? {
+        return match in_cache(hub, &id, known.as_ref(), Trust::Partial).await? {
             Some(directory) => Ok(directory),
             None => {
                 Err(LoadError::Offline { name: name.to_owned(), models_dir: hub.cache_dir.clone() })
@@ -97,7 +131,7 @@ pub async fn list(models_dir: &Path, hub: &HubConfig) -> Result<Vec<ModelListing
     for model in catalog::models()? {
         let directory = match in_models_dir(models_dir, &model.hub_id) {
             Some(directory) => Some(directory),
-            None => in_cache(hub, &model.hub_id, Some(&model)).await?,
+            None => in_cache(hub, &model.hub_id, Some(&model), Trust::Partial).await?,
         };
         listings.push(ModelListing { model, directory });
     }
@@ -126,7 +160,8 @@ fn in_models_dir(models_dir: &Path, id: &str) -> Option<PathBuf> {
     if let Some((DEFAULT_OWNER, name)) = id.split_once('/') {
         candidates.push(models_dir.join(name));
     }
-    candidates.into_iter().find(|path| path.join(WEIGHTS).is_file() && path.join(CONFIG).is_file())
+    // A directory that is a model, but not one that can be loaded, is to say so.
+    candidates.into_iter().find(|path| path.join(CONFIG).is_file() || path.join(MODULES).is_file())
 }
 
 /// A known model is also taken from the branch that another program cached: its weights are
@@ -135,14 +170,17 @@ async fn in_cache(
     hub: &HubConfig,
     id: &str,
     known: Option<&CatalogModel>,
+    trust: Trust,
 ) -> Result<Option<PathBuf>, LoadError> {
     let model = HubModel::new(hub, id)?;
-    if let Some(known) = known
-        && let Some(directory) = model.cached(&known.revision).await?
-    {
-        return Ok(Some(directory));
+    if let Some(known) = known {
+        // The files that a model of the catalogue may have besides change nothing about it.
+        if let Some(directory) = model.cached(&known.revision, Trust::Partial).await? {
+            return Ok(Some(directory));
+        }
+        return model.cached(DEFAULT_REVISION, Trust::Partial).await;
     }
-    model.cached(DEFAULT_REVISION).await
+    model.cached(DEFAULT_REVISION, trust).await
 }
 
 async fn fetch(
@@ -183,6 +221,15 @@ pub(super) fn check_hash(known: &CatalogModel, hash: &str, path: &Path) -> Resul
     })
 }
 
+/// SHA-256 of a text, in lower-case hex.
+pub(super) fn sha256_of(text: &str) -> String {
+    hex(&Sha256::digest(text))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// SHA-256 of all that a reader gives, in lower-case hex.
 pub(super) fn sha256(mut content: impl Read) -> io::Result<String> {
     let mut hash = Sha256::new();
@@ -193,7 +240,7 @@ pub(super) fn sha256(mut content: impl Read) -> io::Result<String> {
             length => hash.update(&part[..length]),
         }
     }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(&hash.finalize()))
 }
 
 #[cfg(test)]

@@ -1,20 +1,45 @@
 //! From the vectors of a text's tokens to the vector of the text.
 
 use candle_core::{Result, Tensor};
-use encoder::Pooling;
+use encoder::{Mode, Pooling};
 
 use super::EmbedError;
 
-/// Pools `hidden` (texts × tokens × components); `mask` (texts × tokens, f32) is 1 where there is
-/// a token and 0 where there is padding. Gives texts × components.
-pub(super) fn pool(pooling: Pooling, hidden: &Tensor, mask: &Tensor) -> Result<Tensor> {
-    match pooling {
-        Pooling::Mean => {
-            let sums = hidden.broadcast_mul(&mask.unsqueeze(2)?)?.sum(1)?;
-            sums.broadcast_div(&mask.sum_keepdim(1)?)
+/// Pools `hidden` (texts × tokens × components); the rest of a text's row, past its length, is
+/// padding. Gives texts × components.
+pub(super) fn pool(pooling: &Pooling, hidden: &Tensor, lengths: &[usize]) -> Result<Tensor> {
+    let longest = hidden.dim(1)?;
+    let per_token =
+        |values: Vec<f32>| Tensor::from_vec(values, (lengths.len(), longest, 1), hidden.device());
+    let mut parts = Vec::with_capacity(pooling.modes.len());
+    for mode in &pooling.modes {
+        let mut weights = Vec::with_capacity(lengths.len() * longest);
+        for (text, &length) in lengths.iter().enumerate() {
+            weights.extend(mode.weights(length, pooling.skipped).unwrap_or_else(|| {
+                (0..length).map(|at| f32::from(at >= pooling.skipped)).collect()
+            }));
+            weights.resize((text + 1) * longest, 0.0);
         }
-        Pooling::Cls => hidden.narrow(1, 0, 1)?.squeeze(1),
+        parts.push(match mode {
+            Mode::Max => {
+                let hide = |weight: f32| if weight == 0.0 { f32::NEG_INFINITY } else { 0.0 };
+                let hidden_away = per_token(weights.into_iter().map(hide).collect())?;
+                hidden.broadcast_add(&hidden_away)?.max(1)?
+            }
+            _ => hidden.broadcast_mul(&per_token(weights)?)?.sum(1)?,
+        });
     }
+    Tensor::cat(&parts, 1)
+}
+
+/// Keeps the first components of a vector, and scales it to length 1. An error is as that of
+/// [`normalise`].
+pub(super) fn finish(
+    vector: &mut Vec<f32>,
+    dimension: usize,
+) -> std::result::Result<(), EmbedError> {
+    vector.truncate(dimension);
+    normalise(vector)
 }
 
 /// Scales a vector to length 1. A vector that has no direction, or a component that is not
@@ -46,11 +71,17 @@ mod tests {
         let hidden =
             Tensor::new(&[[[1_f32, 2.0], [3.0, 6.0]], [[5.0, 7.0], [900.0, 900.0]]], &Device::Cpu)
                 .unwrap();
-        let mask = Tensor::new(&[[1_f32, 1.0], [1.0, 0.0]], &Device::Cpu).unwrap();
-        let mean = pool(Pooling::Mean, &hidden, &mask).unwrap().to_vec2::<f32>().unwrap();
-        assert_eq!(mean, [[2.0, 4.0], [5.0, 7.0]]);
-        let cls = pool(Pooling::Cls, &hidden, &mask).unwrap().to_vec2::<f32>().unwrap();
-        assert_eq!(cls, [[1.0, 2.0], [5.0, 7.0]]);
+        let pooled = |modes: &[Mode], skipped| {
+            let pooling = Pooling { modes: modes.to_vec(), skipped };
+            pool(&pooling, &hidden, &[2, 1]).unwrap().to_vec2::<f32>().unwrap()
+        };
+        assert_eq!(pooled(&[Mode::Mean], 0), [[2.0, 4.0], [5.0, 7.0]]);
+        assert_eq!(pooled(&[Mode::Cls], 0), [[1.0, 2.0], [5.0, 7.0]]);
+        assert_eq!(pooled(&[Mode::Max], 0), [[3.0, 6.0], [5.0, 7.0]]);
+        assert_eq!(pooled(&[Mode::LastToken], 1), [[3.0, 6.0], [5.0, 7.0]]);
+        let both = [[3.0, 6.0, 1.0, 2.0], [5.0, 7.0, 5.0, 7.0]];
+        assert_eq!(pooled(&[Mode::Max, Mode::Cls], 0), both);
+        assert_eq!(pooled(&[Mode::Mean], 1)[0], [3.0, 6.0]);
     }
 
     #[test]

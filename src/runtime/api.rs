@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use crate::{
     domain::{NodeStatus, TenantId},
+    inference::Description,
     queue::QueueError,
     store::{StatusCounts, StoreError},
 };
@@ -126,6 +127,8 @@ pub struct LoadedInfo {
     pub kernel: &'static str,
     /// Threads that compute.
     pub threads: usize,
+    /// What it says of itself.
+    pub description: Description,
 }
 
 /// Whether the parts that work needs are there; each `Err` says what is wrong.

@@ -8,8 +8,8 @@ use vecmill::{
     app::{App, Role},
     config::Settings,
     inference::{
-        Computation, EmbedError, EmbeddingBackend, Encoding, HashBackend, HashEncoder, Kernel,
-        Model,
+        Computation, Description, EmbedError, EmbeddingBackend, Encoding, HashBackend, HashEncoder,
+        Kernel, Model,
     },
     runtime::RestartIntensity,
 };
@@ -39,6 +39,7 @@ impl EmbeddingBackend for FaultyBackend {
 pub fn hash_model() -> Model {
     Model {
         computation: Computation { kernel: Kernel::Auto, dtype: "f32", threads: 1 },
+        description: Description::default(),
         name: "hash".into(),
         revision: "1".into(),
         fingerprint: "1".into(),
