@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 
-.PHONY: help run test faults bench build model redis postgres pgbouncer fmt lint deny openapi compiler python pip
+.PHONY: help run test faults bench depths build model redis postgres pgbouncer fmt lint deny openapi compiler python pip
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -26,6 +26,9 @@ faults: compiler redis postgres python ## Run the whole fault matrix, and print 
 
 bench: redis model postgres build ## Measure all targets; ONLY=embedder,queue some; ARGS=--quick roughly
 	@PYTHONDONTWRITEBYTECODE=1 python3 bench/run.py $(if $(ONLY),--only $(ONLY)) $(ARGS)
+
+depths: redis model postgres build ## Measure with up to a million jobs and ten million rows
+	@PYTHONDONTWRITEBYTECODE=1 python3 bench/run.py --only depths $(ARGS)
 
 build: compiler ## Build the release binary
 	cargo build --release

@@ -24,6 +24,9 @@ class Sizes:
     memory_texts: int = 2000
     starts: int = 5
     soak_passes: int = 10
+    # Jobs that wait, and rows that are stored.
+    depths: tuple = (1_000, 10_000, 100_000, 1_000_000)
+    rows: tuple = (10_000, 100_000, 1_000_000, 10_000_000)
 
 
 # Whether everything works, in a few minutes on a slow machine.
@@ -39,4 +42,6 @@ QUICK = Sizes(
     memory_texts=300,
     starts=2,
     soak_passes=2,
+    depths=(1_000, 10_000),
+    rows=(10_000,),
 )

@@ -57,12 +57,12 @@ class Tools:
             run(["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"], cwd=directory)
         return directory
 
-    def queue_bench(self):
-        """The words that run benches/queue.rs, built before: `QUEUE_BENCH`, or cargo's."""
-        given = os.environ.get("QUEUE_BENCH")
+    def bench_program(self, name):
+        """The words that run benches/NAME.rs, built before: `NAME_BENCH`, or cargo's."""
+        given = os.environ.get(f"{name.upper()}_BENCH")
         if given:
             return [given]
-        cargo = ["cargo", "bench", "--quiet", "--bench", "queue"]
+        cargo = ["cargo", "bench", "--quiet", "--bench", name]
         run([*cargo, "--no-run"], cwd=self.root)
         return [*cargo, "--"]
 

@@ -1,5 +1,5 @@
 """The parts of `make bench`, in the order in which they run."""
-from . import embedder, fairness, latency, memory, pipeline, queue, short, soak, start
+from . import depths, embedder, fairness, latency, memory, pipeline, queue, short, soak, start
 
 DEFAULT = {
     "embedder": embedder,
@@ -12,4 +12,4 @@ DEFAULT = {
     "start": start,
 }
 # Only when asked for.
-ALL = {**DEFAULT, "soak": soak}
+ALL = {**DEFAULT, "soak": soak, "depths": depths}

@@ -9,7 +9,7 @@ PACES = {0: "busy", 25: "paced"}
 
 def measure(bench):
     jobs = str(bench.sizes.queue_jobs)
-    program = bench.tools.queue_bench()
+    program = bench.tools.bench_program("queue")
     theirs = {}
     # Without persistence, so that queues are compared and not what the disk does meanwhile.
     with Redis(durable=False) as redis:
