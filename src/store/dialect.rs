@@ -6,7 +6,7 @@
 
 use sea_orm::{
     ColumnTrait, DbBackend,
-    sea_query::{Condition, Expr, SimpleExpr, Value},
+    sea_query::{Condition, Expr, ExprTrait, SelectStatement, SimpleExpr, Value},
 };
 use serde::Serialize;
 use uuid::Uuid;
@@ -102,6 +102,23 @@ impl Dialect {
         }
     }
 
+    /// The time that stands in a parameter.
+    pub(super) fn time(self, parameter: &str) -> String {
+        match self {
+            Self::Postgres => format!("{parameter}::text::timestamptz"),
+            Self::Sqlite => parameter.to_owned(),
+        }
+    }
+
+    /// A time as a text that [`Dialect::time`] takes for the same one.
+    pub(super) fn time_text(self, column: &str) -> String {
+        match self {
+            // Whatever the session's time zone and style of dates.
+            Self::Postgres => format!("(to_json({column}) #>> '{{}}')"),
+            Self::Sqlite => column.to_owned(),
+        }
+    }
+
     /// A text that is another one after each change of the row.
     pub(super) fn changed(self) -> &'static str {
         match self {
@@ -177,6 +194,18 @@ impl Dialect {
                 "id IN (SELECT unhex(value, '-') FROM json_each(?))",
                 [to_json(ids)],
             ),
+        }
+    }
+
+    /// That the row is one of those that a query answers the ids of. The query comes first, whatever
+    /// the planner believes of it.
+    pub(super) fn id_in_rows(self, query: SelectStatement) -> SimpleExpr {
+        match self {
+            Self::Postgres => Expr::cust_with_exprs(
+                "id = ANY(ARRAY($1))",
+                [SimpleExpr::SubQuery(None, Box::new(query.into()))],
+            ),
+            Self::Sqlite => Expr::col(Column::Id).in_subquery(query),
         }
     }
 

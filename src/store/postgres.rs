@@ -27,12 +27,13 @@ use super::{
     dsn::{Server, Servers},
     error::is_conflict,
     failure::{ConnectError, is_fatal, shows_a_pooler},
-    session::{Answer, Session},
+    session::{Answer, Purpose, Session},
     transaction::PostgresTransaction,
 };
 
-/// Connections of one process.
-const CONNECTIONS: usize = 10;
+/// Connections of one process: for work, and for lists. Whoever waits for a list waits for other
+/// lists alone.
+const CONNECTIONS: (usize, usize) = (8, 2);
 /// How long a call waits for a connection before it gives up.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The first and the longest pause before a server is asked again for a connection.
@@ -55,6 +56,7 @@ impl fmt::Debug for Postgres {
 /// Makes connections and looks after those that wait to be used again.
 struct Connector {
     servers: Servers,
+    purpose: Purpose,
     /// The server that the last connection led to.
     last_good: AtomicUsize,
     generation: AtomicU64,
@@ -63,28 +65,41 @@ struct Connector {
 }
 
 impl Postgres {
-    /// Connects once, so that the caller learns at once what is wrong.
+    /// Connections for work, of which one is made, so that the caller learns at once what is wrong.
     pub(super) async fn connect(servers: Servers) -> Result<Self, ConnectError> {
+        let postgres = Self::of(servers, Purpose::Work)?;
+        match postgres.pool.get().await {
+            Ok(_) => Ok(postgres),
+            Err(PoolError::Backend(error)) => Err(error),
+            Err(error) => Err(ConnectError { message: error.to_string(), is_passing: true }),
+        }
+    }
+
+    /// Connections to the same servers for lists; none is made yet.
+    pub(super) fn for_lists(&self) -> Result<Self, ConnectError> {
+        Self::of(self.pool.manager().servers.clone(), Purpose::Lists)
+    }
+
+    fn of(servers: Servers, purpose: Purpose) -> Result<Self, ConnectError> {
         let connector = Connector {
             servers,
+            purpose,
             last_good: AtomicUsize::new(0),
             generation: AtomicU64::new(0),
             plain: AtomicBool::new(false),
         };
         let pool = Pool::builder(connector)
-            .max_size(CONNECTIONS)
+            .max_size(match purpose {
+                Purpose::Work => CONNECTIONS.0,
+                Purpose::Lists => CONNECTIONS.1,
+            })
             .wait_timeout(Some(ACQUIRE_TIMEOUT))
             .runtime(deadpool::Runtime::Tokio1)
             // The fewer are in use, the fewer are kept busy by being checked.
             .queue_mode(managed::QueueMode::Lifo)
             .build()
             .map_err(|error| ConnectError { message: error.to_string(), is_passing: false })?;
-        let postgres = Self { pool };
-        match postgres.pool.get().await {
-            Ok(_) => Ok(postgres),
-            Err(PoolError::Backend(error)) => Err(error),
-            Err(error) => Err(ConnectError { message: error.to_string(), is_passing: true }),
-        }
+        Ok(Self { pool })
     }
 
     /// A connection. While none can be made, it is tried again for a while.
@@ -211,7 +226,7 @@ impl managed::Manager for Connector {
             let generation = self.generation.load(Ordering::Acquire);
             let plain = self.plain.load(Ordering::Relaxed);
             let timeout = self.servers.connect_timeout;
-            match Session::open(&servers[at], timeout, generation, plain).await {
+            match Session::open(&servers[at], timeout, self.purpose, generation, plain).await {
                 Ok((session, plain)) => {
                     self.last_good.store(at, Ordering::Relaxed);
                     if plain && !self.plain.swap(true, Ordering::Relaxed) {
