@@ -11,6 +11,8 @@ mod busy_table;
 mod cache;
 #[path = "store/edit.rs"]
 mod edit;
+#[path = "store/listing.rs"]
+mod listing;
 #[path = "store/locks.rs"]
 mod locks;
 #[path = "store/migrations.rs"]

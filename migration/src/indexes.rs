@@ -20,7 +20,10 @@ pub const INDEXES: [Index; 8] = [
     // For listings, counts and requeues, in the order in which they show nodes: of all owners, and of
     // one.
     Index { name: "vecmill_nodes_status", of: "nodes (embedding_status, created_at, id)" },
-    Index { name: "vecmill_nodes_tenant", of: "nodes (tenant_id, embedding_status, created_at, id)" },
+    Index {
+        name: "vecmill_nodes_tenant",
+        of: "nodes (tenant_id, embedding_status, created_at, id)",
+    },
     // The same for nodes that are done and lack a vector of their text all the same. While a node
     // goes its usual way, it is in neither of them.
     Index {

@@ -75,11 +75,9 @@ mod tests {
     fn a_place_is_read_as_it_was_written() {
         let id = Uuid::from_u128(7);
         let created_at = Some("2026-01-02T03:04:05.678901+00:00".to_owned());
-        for after in [
-            None,
-            Some(Position { created_at, id }),
-            Some(Position { created_at: None, id }),
-        ] {
+        for after in
+            [None, Some(Position { created_at, id }), Some(Position { created_at: None, id })]
+        {
             let cursor = Cursor { after, skip: 3 };
             let text = written(&cursor);
             assert_eq!(read(&text).unwrap(), cursor);

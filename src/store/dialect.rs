@@ -102,6 +102,14 @@ impl Dialect {
         }
     }
 
+    /// The table, read by this index where the database can be told.
+    pub(super) fn nodes_by(self, index: &str) -> String {
+        match self {
+            Self::Postgres => "nodes".to_owned(),
+            Self::Sqlite => format!("nodes INDEXED BY {index}"),
+        }
+    }
+
     /// The time that stands in a parameter.
     pub(super) fn time(self, parameter: &str) -> String {
         match self {

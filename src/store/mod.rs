@@ -4,6 +4,7 @@
 //! Statements are set-based: a batch of rows travels as one parameter and is written at once.
 
 mod blockers;
+mod branch;
 mod cache;
 mod conflict;
 mod connect;

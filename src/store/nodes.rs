@@ -12,9 +12,9 @@ use uuid::Uuid;
 
 use super::{
     NodeDetail, NodeFilter, NodeList, NodeSummary, StatusCounts, Store, StoreError, Total,
+    branch::{Branch, Walk, Wants},
     dialect::{Dialect, has_embedding, in_scope, status_of, tenant_of},
     results,
-    walk::{Branch, Walk, Wants},
 };
 use crate::domain::{NodeStatus, TenantScope};
 

@@ -12,9 +12,9 @@ use uuid::Uuid;
 
 use super::{
     Backfilled, Candidate, Cursor, RequeueFilter, RequeuePage, Store, StoreError,
+    branch::{Walk, Wants},
     dialect::{Dialect, Kind, has_current_embedding, in_scope, to_json},
     repair::CandidateRow,
-    walk::{Walk, Wants},
 };
 use crate::domain::{NodeStatus, TenantScope};
 
@@ -160,8 +160,10 @@ impl Store {
         );
         let values = [to_json(&rows).into()];
         let backend = self.operators_writer.get_database_backend();
-        let marked =
-            self.operators_writer.query_all_raw(Statement::from_sql_and_values(backend, sql, values)).await?;
+        let marked = self
+            .operators_writer
+            .query_all_raw(Statement::from_sql_and_values(backend, sql, values))
+            .await?;
         Ok(marked.iter().map(|row| row.try_get("", "id")).collect::<Result<_, _>>()?)
     }
 }

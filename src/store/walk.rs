@@ -6,14 +6,14 @@
 //! looks at a bounded number of rows, and says where the next one goes on.
 
 use chrono::DateTime;
-use sea_orm::{ConnectionTrait, QueryResult, Statement, Value};
+use sea_orm::{ConnectionTrait, QueryResult, Statement};
 use uuid::Uuid;
 
 use super::{
     Cursor, Position, Store, StoreError,
-    dialect::{Dialect, STALE},
+    branch::{Branch, Owner, Part, Values, Walk, Wants, is_open, owners, part_of},
+    dialect::Dialect,
 };
-use crate::domain::{NodeStatus, TenantId, TenantScope};
 
 /// Rows that one step looks at, at most, beyond those that it shows or passes over.
 const LOOK_AT: u64 = 20_000;
@@ -21,32 +21,6 @@ const LOOK_AT: u64 = 20_000;
 const GROWTH: u64 = 4;
 /// Kinds of status that are told apart. There are five; another program may have more.
 const STATUSES_MAX: usize = 16;
-/// Statuses of nodes that an index of those without a current vector leaves out: nearly all of them
-/// have none.
-const OPEN: [NodeStatus; 2] = [NodeStatus::Queued, NodeStatus::Processing];
-
-/// What is asked of a node's vector.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wants {
-    /// Nothing.
-    Any,
-    /// That there is one.
-    Embedded,
-    /// That there is none.
-    Unembedded,
-    /// That there is none, or only one of an older text.
-    NoCurrent,
-}
-
-/// Which nodes are walked through.
-#[derive(Debug, Clone)]
-pub(super) struct Walk<'a> {
-    pub(super) scope: &'a TenantScope,
-    /// Nodes of this status; of each when `None`.
-    pub(super) status: Option<NodeStatus>,
-    pub(super) wants: Wants,
-}
-
 /// A node on the way.
 #[derive(Debug, Clone)]
 pub(super) struct Key {
@@ -62,124 +36,12 @@ pub(super) struct Counted {
     pub(super) is_all: bool,
 }
 
-/// Nodes of one status, and of one owner if that matters.
-#[derive(Debug, Clone)]
-pub(super) struct Branch {
-    owner: Owner,
-    pub(super) status: String,
-}
-
-#[derive(Debug, Clone)]
-enum Owner {
-    Anyone,
-    Nobody,
-    Tenant(String),
-}
-
-/// Rows with a time and rows without one are walked one after the other: no range of an index holds
-/// "behind this time, or without one".
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Part {
-    Dated,
-    Undated,
-}
-
-/// The values of a statement under construction.
-#[derive(Default)]
-struct Values(Vec<Value>);
-
-impl Values {
-    /// Takes a value in; answers what stands for it.
-    fn add(&mut self, value: impl Into<Value>) -> String {
-        self.0.push(value.into());
-        format!("${}", self.0.len())
-    }
-}
-
 /// What one statement saw.
 struct Step {
     keys: Vec<Key>,
     looked_at: u64,
     found: u64,
     last: Option<Position>,
-}
-
-impl Walk<'_> {
-    /// The index that a branch goes by, and whether it leaves out what is not wanted.
-    fn index(&self, branch: &Branch) -> (&'static str, bool) {
-        let by_tenant = !matches!(branch.owner, Owner::Anyone);
-        let is_open = OPEN.iter().any(|status| status.as_str() == branch.status);
-        let of_lacking = matches!(self.wants, Wants::Unembedded | Wants::NoCurrent) && !is_open;
-        match (of_lacking, by_tenant) {
-            (false, false) => ("vecmill_nodes_status", self.wants == Wants::Any),
-            (false, true) => ("vecmill_nodes_tenant", self.wants == Wants::Any),
-            (true, false) => ("vecmill_nodes_lacking", self.wants == Wants::NoCurrent),
-            (true, true) => ("vecmill_nodes_tenant_lacking", self.wants == Wants::NoCurrent),
-        }
-    }
-
-    /// Rows of a branch from behind a position, in order, as `created_at`, `id`, `is_wanted`.
-    fn rows(
-        &self,
-        dialect: Dialect,
-        branch: &Branch,
-        place: Option<(Part, Option<&Position>)>,
-        limit: u64,
-        values: &mut Values,
-    ) -> String {
-        let (index, is_exact) = self.index(branch);
-        let lacks = lacks_current();
-        let is_wanted = match self.wants {
-            _ if is_exact => "TRUE".to_owned(),
-            Wants::Any => "TRUE".to_owned(),
-            Wants::Embedded => "(embedding IS NOT NULL)".to_owned(),
-            Wants::Unembedded => "(embedding IS NULL)".to_owned(),
-            Wants::NoCurrent => format!("coalesce({lacks}, FALSE)"),
-        };
-        let mut conditions = Vec::new();
-        let mut order = String::new();
-        match &branch.owner {
-            Owner::Anyone => {}
-            Owner::Nobody => conditions.push("tenant_id IS NULL".to_owned()),
-            Owner::Tenant(name) => conditions.push(format!("tenant_id = {}", values.add(name))),
-        }
-        if !matches!(branch.owner, Owner::Anyone) {
-            order.push_str("tenant_id, ");
-        }
-        conditions.push(format!("embedding_status = {}", values.add(branch.status.clone())));
-        if index.ends_with("lacking") {
-            // As the index has it, so that it is known to hold all that is wanted.
-            conditions.push("embedding_status NOT IN ('queued', 'processing')".to_owned());
-            conditions.push(lacks);
-        }
-        match place {
-            None => {}
-            Some((Part::Dated, None)) => conditions.push("created_at IS NOT NULL".to_owned()),
-            Some((Part::Dated, Some(position))) => {
-                let at = values.add(position.created_at.clone().unwrap_or_default());
-                let id = values.add(position.id);
-                let at = dialect.time(&at);
-                conditions.push(format!("(created_at, id) > ({at}, {id})"));
-            }
-            Some((Part::Undated, position)) => {
-                conditions.push("created_at IS NULL".to_owned());
-                if let Some(position) = position {
-                    conditions.push(format!("id > {}", values.add(position.id)));
-                }
-            }
-        }
-        // The order of all columns of the index, so that no planner takes another way. SQLite can be
-        // told the index, too.
-        let from = match dialect {
-            Dialect::Postgres => "nodes".to_owned(),
-            Dialect::Sqlite => format!("nodes INDEXED BY {index}"),
-        };
-        format!(
-            "SELECT * FROM (SELECT created_at, id, {is_wanted} AS is_wanted FROM {from} \
-             WHERE {} ORDER BY {order}embedding_status, created_at, id LIMIT {limit}) AS b",
-            conditions.join(" AND ")
-        )
-    }
 }
 
 impl Store {
@@ -290,10 +152,22 @@ impl Store {
         walk: &Walk<'_>,
         most: u64,
     ) -> Result<Counted, StoreError> {
-        let branches = self.branches(walk).await?;
-        let counted = self.count_together(walk, &branches, most + 1).await?;
-        let (looked_at, found) = counted;
-        Ok(Counted { found, is_all: looked_at <= most })
+        let mut branches = self.branches(walk).await?;
+        let mut counted = Counted { found: 0, is_all: true };
+        if walk.wants == Wants::Embedded {
+            // Those that are done nearly all have a vector: an index knows those that have none.
+            let done = branches.extract_if(.., |branch| !is_open(&branch.status));
+            let done: Vec<Branch> = done.collect();
+            let any = Walk { wants: Wants::Any, ..walk.clone() };
+            let (all, _) = self.count_together(&any, &done, most + 1).await?;
+            let without = Walk { wants: Wants::Unembedded, ..walk.clone() };
+            let (_, without) = self.count_together(&without, &done, most + 1).await?;
+            counted = Counted { found: all.saturating_sub(without), is_all: all <= most };
+        }
+        let (looked_at, found) = self.count_together(walk, &branches, most + 1).await?;
+        counted.found += found;
+        counted.is_all &= looked_at <= most;
+        Ok(counted)
     }
 
     /// The rows of the branches, `most` at most, and how many of them are wanted.
@@ -341,25 +215,45 @@ impl Store {
     /// The statuses that nodes of an owner have: each is one step in an index.
     async fn statuses(&self, owner: &Owner) -> Result<Vec<String>, StoreError> {
         let mut values = Values::default();
-        let (of_owner, order, index) = match owner {
-            Owner::Anyone => ("TRUE".to_owned(), "", "vecmill_nodes_status"),
-            Owner::Nobody => ("tenant_id IS NULL".to_owned(), "tenant_id, ", "vecmill_nodes_tenant"),
+        let (all, rest, order, index) = match owner {
+            Owner::Anyone => (
+                "TRUE".to_owned(),
+                "embedding_status > found.status".to_owned(),
+                "",
+                "vecmill_nodes_status",
+            ),
+            Owner::Nobody => {
+                let all = "tenant_id IS NULL".to_owned();
+                let rest = format!("{all} AND embedding_status > found.status");
+                (all, rest, "tenant_id, ", "vecmill_nodes_tenant")
+            }
+            // Not as an equation, for which an index of all tenants could be taken as well.
             Owner::Tenant(name) => {
-                let of_owner = format!("tenant_id = {}", values.add(name));
-                (of_owner, "tenant_id, ", "vecmill_nodes_tenant")
+                let name = values.add(name);
+                let (all, rest) = match self.dialect() {
+                    Dialect::Postgres => (
+                        format!("tenant_id >= {name} AND tenant_id <= {name}"),
+                        format!(
+                            "(tenant_id, embedding_status) > ({name}, found.status) \
+                             AND tenant_id <= {name}"
+                        ),
+                    ),
+                    Dialect::Sqlite => (
+                        format!("tenant_id = {name}"),
+                        format!("tenant_id = {name} AND embedding_status > found.status"),
+                    ),
+                };
+                (all, rest, "tenant_id, ", "vecmill_nodes_tenant")
             }
         };
-        let from = match self.dialect() {
-            Dialect::Postgres => "nodes".to_owned(),
-            Dialect::Sqlite => format!("nodes INDEXED BY {index}"),
-        };
-        let next = |behind: &str| {
+        let next = |condition: &str| {
             format!(
-                "(SELECT embedding_status FROM {from} WHERE {of_owner} {behind} \
-                 ORDER BY {order}embedding_status LIMIT 1)"
+                "(SELECT embedding_status FROM {} WHERE {condition} \
+                 ORDER BY {order}embedding_status LIMIT 1)",
+                self.dialect().nodes_by(index)
             )
         };
-        let (first, next) = (next(""), next("AND embedding_status > found.status"));
+        let (first, next) = (next(&all), next(&rest));
         let sql = format!(
             "WITH RECURSIVE found(status) AS (SELECT {first} UNION ALL \
                SELECT {next} FROM found WHERE found.status IS NOT NULL) \
@@ -371,31 +265,6 @@ impl Store {
 
     fn statement(&self, sql: String, values: Values) -> Statement {
         Statement::from_sql_and_values(self.operators.get_database_backend(), sql, values.0)
-    }
-}
-
-/// That no vector of the current text is stored, in the words of the indexes.
-fn lacks_current() -> String {
-    format!("(embedding IS NULL OR embedding_source_hash = '{STALE}')")
-}
-
-fn owners(scope: &TenantScope) -> Vec<Owner> {
-    match scope.tenant() {
-        None => vec![Owner::Anyone],
-        Some(tenant) => {
-            let mut owners = vec![Owner::Tenant(tenant.as_str().to_owned())];
-            if *tenant == TenantId::default() {
-                owners.push(Owner::Nobody);
-            }
-            owners
-        }
-    }
-}
-
-fn part_of(position: &Position) -> Part {
-    match position.created_at {
-        Some(_) => Part::Dated,
-        None => Part::Undated,
     }
 }
 
