@@ -218,10 +218,12 @@ impl Table {
             })
             .await;
         }
-        self.check("backfill", FEW, async |store| {
-            assert_eq!(store.backfill_ready(&TenantScope::All, None).await.unwrap().nodes, 0);
-        })
-        .await;
+        for (name, scope) in [("backfill", &all), ("backfill of a tenant", &big)] {
+            self.check(name, FEW, async |store| {
+                assert_eq!(store.backfill_ready(scope, None).await.unwrap().nodes, 0);
+            })
+            .await;
+        }
     }
 }
 
@@ -247,6 +249,14 @@ async fn postgres_without_statistics() {
 async fn postgres_with_the_statistics_of_few() {
     let _alone = ALONE.lock().await;
     Table::new(TestDb::postgres().await, "ANALYZE nodes").await.check_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_with_true_statistics() {
+    let _alone = ALONE.lock().await;
+    let table = Table::new(TestDb::postgres().await, "").await;
+    table.raw.execute_unprepared("VACUUM ANALYZE nodes").await.unwrap();
+    table.check_all().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

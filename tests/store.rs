@@ -21,6 +21,8 @@ mod migrations;
 mod nodes;
 #[path = "store/outages.rs"]
 mod outages;
+#[path = "store/pools.rs"]
+mod pools;
 #[path = "store/repair.rs"]
 mod repair;
 #[path = "store/shape.rs"]

@@ -6,7 +6,7 @@
 
 use sea_orm::{
     ColumnTrait, DbBackend,
-    sea_query::{Condition, Expr, ExprTrait, SelectStatement, SimpleExpr, Value},
+    sea_query::{Condition, Expr, SimpleExpr, Value},
 };
 use serde::Serialize;
 use uuid::Uuid;
@@ -202,18 +202,6 @@ impl Dialect {
                 "id IN (SELECT unhex(value, '-') FROM json_each(?))",
                 [to_json(ids)],
             ),
-        }
-    }
-
-    /// That the row is one of those that a query answers the ids of. The query comes first, whatever
-    /// the planner believes of it.
-    pub(super) fn id_in_rows(self, query: SelectStatement) -> SimpleExpr {
-        match self {
-            Self::Postgres => Expr::cust_with_exprs(
-                "id = ANY(ARRAY($1))",
-                [SimpleExpr::SubQuery(None, Box::new(query.into()))],
-            ),
-            Self::Sqlite => Expr::col(Column::Id).in_subquery(query),
         }
     }
 

@@ -57,7 +57,15 @@ impl Store {
         if counted.is_all {
             return Ok(Total { nodes: counted.found, is_exact: true });
         }
-        let estimate = self.estimate(walk).await?;
+        let estimate = match walk.status {
+            // What is known of a status and of vectors says little of both together; those that were
+            // looked at say more.
+            Some(_) if walk.wants != Wants::Any => {
+                let all = self.estimate(&Walk { wants: Wants::Any, ..walk.clone() }).await?;
+                (all as f64 * counted.found as f64 / counted.looked_at as f64) as u64
+            }
+            _ => self.estimate(walk).await?,
+        };
         Ok(Total { nodes: estimate.max(counted.found), is_exact: false })
     }
 

@@ -4,24 +4,24 @@ use std::collections::HashMap;
 
 use entity::node::{Column, Entity};
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QueryTrait, Statement,
-    sea_query::{Expr, ExprTrait, LockBehavior, LockType, Query},
+    ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, Statement,
+    sea_query::{Expr, ExprTrait},
 };
 use serde::Serialize;
 use uuid::Uuid;
 
 use super::{
     Backfilled, Candidate, Cursor, RequeueFilter, RequeuePage, Store, StoreError,
-    branch::{Walk, Wants},
-    dialect::{Dialect, Kind, has_current_embedding, in_scope, to_json},
+    branch::{Owner, Values, Walk, Wants, owners},
+    dialect::{Dialect, Kind, STALE, has_current_embedding, to_json},
     repair::CandidateRow,
 };
-use crate::domain::{NodeStatus, TenantScope};
+use crate::domain::TenantScope;
 
 /// Rows that one statement of a backfill changes.
 const STEP: u64 = 1000;
-/// Statements of one backfill.
-const STEPS: usize = 5;
+/// Rows that one backfill changes, or a step more.
+const BACKFILL: u64 = 5000;
 
 impl Store {
     /// The next nodes that an operator wants enqueued, oldest first; of named ones, all.
@@ -67,12 +67,12 @@ impl Store {
         filter: &RequeueFilter,
         ids: &[Uuid],
     ) -> Result<Vec<Candidate>, StoreError> {
+        // By their ids alone: nothing else here may look like something that another index is good for.
         let mut wanted = Entity::find()
             .filter(self.dialect().id_in(ids))
-            .filter(in_scope(&filter.scope))
             .filter(self.dialect().tenant_is_valid());
         if let Some(status) = filter.status {
-            wanted = wanted.filter(Column::EmbeddingStatus.eq(status.as_str()));
+            wanted = wanted.filter(Expr::cust("embedding_status || ''").eq(status.as_str()));
         }
         if filter.only_missing_embedding {
             wanted = wanted.filter(has_current_embedding().not());
@@ -80,7 +80,9 @@ impl Store {
         let wanted = wanted.order_by_asc(Column::CreatedAt).order_by_asc(Column::Id);
         let rows: Vec<CandidateRow> =
             self.select_candidates(wanted).into_model().all(&self.operators).await?;
-        Ok(rows.into_iter().filter_map(CandidateRow::into_candidate).collect())
+        let in_scope =
+            |node: &Candidate| filter.scope.tenant().is_none_or(|tenant| *tenant == node.tenant_id);
+        Ok(rows.into_iter().filter_map(CandidateRow::into_candidate).filter(in_scope).collect())
     }
 
     /// Marks nodes that have a vector of their current text, and are `queued` or `failed` all the
@@ -91,36 +93,75 @@ impl Store {
         scope: &TenantScope,
         node_ids: Option<&[Uuid]>,
     ) -> Result<Backfilled, StoreError> {
-        let dialect = self.dialect();
-        let mut wanted = Query::select()
-            .column(Column::Id)
-            .from(Entity)
-            // Spelled out, because a parameter would hide the partial index from the planner.
-            .and_where(has_current_embedding())
-            .and_where(Expr::cust("embedding_status IN ('queued', 'failed')"))
-            .cond_where(in_scope(scope))
-            .limit(STEP)
-            .to_owned();
-        if let Some(ids) = node_ids {
-            wanted.and_where(dialect.id_in(ids));
-        }
-        wanted.lock_with_behavior(LockType::NoKeyUpdate, LockBehavior::SkipLocked);
-        let update = Entity::update_many()
-            .col_expr(Column::EmbeddingStatus, NodeStatus::Ready.as_str().into())
-            .col_expr(Column::EmbeddingError, Expr::cust("NULL"))
-            .col_expr(Column::UpdatedAt, Expr::cust(dialect.now()))
-            .filter(dialect.id_in_rows(wanted))
-            .into_query();
         let mut nodes = 0;
-        for _ in 0..STEPS {
-            let step = self.operators_writer.execute(&update).await?.rows_affected();
-            nodes += step;
-            // A trigger may keep rows as they are, which are wanted again then.
-            if step < STEP {
-                return Ok(Backfilled { nodes, is_all: true });
+        for owner in owners(scope) {
+            let step = self.backfill_step(&owner, node_ids);
+            let mut is_all = false;
+            while !is_all {
+                if nodes >= BACKFILL {
+                    return Ok(Backfilled { nodes, is_all: false });
+                }
+                let changed =
+                    self.operators_writer.execute_raw(step.clone()).await?.rows_affected();
+                nodes += changed;
+                // A trigger may keep rows as they are, which are wanted again then.
+                is_all = changed < STEP;
             }
         }
-        Ok(Backfilled { nodes, is_all: false })
+        Ok(Backfilled { nodes, is_all: true })
+    }
+
+    /// The statement that changes the next nodes of an owner.
+    fn backfill_step(&self, owner: &Owner, node_ids: Option<&[Uuid]>) -> Statement {
+        let dialect = self.dialect();
+        let mut values = Values::default();
+        // Not as an equation: see `Walk::rows`.
+        let of_owner = match owner {
+            Owner::Anyone => "TRUE".to_owned(),
+            Owner::Nobody => "tenant_id IS NULL".to_owned(),
+            Owner::Tenant(name) => {
+                let name = values.add(name);
+                format!("tenant_id >= {name} AND tenant_id <= {name}")
+            }
+        };
+        // Without named nodes, an index that knows these alone leads to them, in its order.
+        let (from, order, are_named) = match node_ids {
+            None => (
+                dialect.nodes_by("vecmill_nodes_backfill"),
+                "ORDER BY tenant_id, id",
+                "TRUE".to_owned(),
+            ),
+            Some(ids) => {
+                let are_named = match dialect {
+                    Dialect::Postgres => format!("id = ANY({})", values.add(ids.to_vec())),
+                    Dialect::Sqlite => format!(
+                        "id IN (SELECT unhex(value, '-') FROM json_each({}))",
+                        values.add(to_json(ids))
+                    ),
+                };
+                ("nodes".to_owned(), "", are_named)
+            }
+        };
+        let wanted = format!(
+            "SELECT id FROM {from} WHERE embedding IS NOT NULL \
+               AND embedding_source_hash IS DISTINCT FROM '{STALE}' \
+               AND embedding_status IN ('queued', 'failed') AND {of_owner} AND {are_named} \
+             {order} LIMIT {STEP}"
+        );
+        // The rows are found first, whatever the planner believes of them.
+        let are_wanted = match dialect {
+            Dialect::Postgres => {
+                format!("id = ANY(ARRAY({wanted} FOR NO KEY UPDATE SKIP LOCKED))")
+            }
+            Dialect::Sqlite => format!("id IN ({wanted})"),
+        };
+        let sql = format!(
+            "UPDATE nodes SET embedding_status = 'ready', embedding_error = NULL, \
+             updated_at = {now} WHERE {are_wanted}",
+            now = dialect.now()
+        );
+        let backend = self.operators_writer.get_database_backend();
+        Statement::from_sql_and_values(backend, sql, values.0)
     }
 
     /// Puts nodes to `queued` with attempts counted from 0 again, each only if nothing changed it

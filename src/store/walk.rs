@@ -32,6 +32,7 @@ pub(super) struct Key {
 /// How many nodes were found in those that were looked at.
 pub(super) struct Counted {
     pub(super) found: u64,
+    pub(super) looked_at: u64,
     /// Whether there are no others.
     pub(super) is_all: bool,
 }
@@ -153,7 +154,7 @@ impl Store {
         most: u64,
     ) -> Result<Counted, StoreError> {
         let mut branches = self.branches(walk).await?;
-        let mut counted = Counted { found: 0, is_all: true };
+        let mut counted = Counted { found: 0, looked_at: 0, is_all: true };
         if walk.wants == Wants::Embedded {
             // Those that are done nearly all have a vector: an index knows those that have none.
             let done = branches.extract_if(.., |branch| !is_open(&branch.status));
@@ -162,10 +163,12 @@ impl Store {
             let (all, _) = self.count_together(&any, &done, most + 1).await?;
             let without = Walk { wants: Wants::Unembedded, ..walk.clone() };
             let (_, without) = self.count_together(&without, &done, most + 1).await?;
-            counted = Counted { found: all.saturating_sub(without), is_all: all <= most };
+            counted =
+                Counted { found: all.saturating_sub(without), looked_at: all, is_all: all <= most };
         }
         let (looked_at, found) = self.count_together(walk, &branches, most + 1).await?;
         counted.found += found;
+        counted.looked_at += looked_at;
         counted.is_all &= looked_at <= most;
         Ok(counted)
     }
