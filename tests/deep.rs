@@ -218,6 +218,15 @@ impl Table {
             })
             .await;
         }
+        // What the sweep asks for must not take these indexes.
+        self.check("open nodes", FEW, async |store| {
+            let page = store.open_nodes(None, 500, -60.0).await.unwrap();
+            assert_eq!(page.nodes.len(), 500);
+            let ids: Vec<_> = page.nodes.iter().map(|node| node.id).collect();
+            assert_eq!(store.open_among(&ids).await.unwrap().len(), 500);
+            assert_eq!(store.reopen_overwritten().await.unwrap(), 0);
+        })
+        .await;
         for (name, scope) in [("backfill", &all), ("backfill of a tenant", &big)] {
             self.check(name, FEW, async |store| {
                 assert_eq!(store.backfill_ready(scope, None).await.unwrap().nodes, 0);

@@ -135,6 +135,9 @@ impl Walk<'_> {
             }
         };
         key.push(("embedding_status", values.add(branch.status.clone())));
+        if index == "vecmill_nodes_status" {
+            conditions.push(dialect.by_status().to_owned());
+        }
         if index.ends_with("lacking") {
             // As the index has it, so that it is known to hold all that is wanted.
             conditions.push("embedding_status NOT IN ('queued', 'processing')".to_owned());

@@ -218,42 +218,39 @@ impl Store {
     /// The statuses that nodes of an owner have: each is one step in an index.
     async fn statuses(&self, owner: &Owner) -> Result<Vec<String>, StoreError> {
         let mut values = Values::default();
-        let (all, rest, order, index) = match owner {
-            Owner::Anyone => (
-                "TRUE".to_owned(),
-                "embedding_status > found.status".to_owned(),
-                "",
-                "vecmill_nodes_status",
-            ),
-            Owner::Nobody => {
-                let all = "tenant_id IS NULL".to_owned();
-                let rest = format!("{all} AND embedding_status > found.status");
-                (all, rest, "tenant_id, ", "vecmill_nodes_tenant")
+        let dialect = self.dialect();
+        let status = "embedding_status";
+        let (index, order) = match owner {
+            Owner::Anyone => ("vecmill_nodes_status", ""),
+            Owner::Nobody | Owner::Tenant(_) => ("vecmill_nodes_tenant", "tenant_id, "),
+        };
+        let (all, rest) = match (owner, dialect) {
+            (Owner::Anyone, _) => {
+                let all = dialect.by_status();
+                (all.to_owned(), format!("{all} AND {status} > found.status"))
             }
-            // Not as an equation, for which an index of all tenants could be taken as well.
-            Owner::Tenant(name) => {
+            (Owner::Nobody, _) => {
+                let all = "tenant_id IS NULL".to_owned();
+                (all.clone(), format!("{all} AND {status} > found.status"))
+            }
+            // Not as an equation: see `Walk::rows`.
+            (Owner::Tenant(name), Dialect::Postgres) => {
                 let name = values.add(name);
-                let (all, rest) = match self.dialect() {
-                    Dialect::Postgres => (
-                        format!("tenant_id >= {name} AND tenant_id <= {name}"),
-                        format!(
-                            "(tenant_id, embedding_status) > ({name}, found.status) \
-                             AND tenant_id <= {name}"
-                        ),
-                    ),
-                    Dialect::Sqlite => (
-                        format!("tenant_id = {name}"),
-                        format!("tenant_id = {name} AND embedding_status > found.status"),
-                    ),
-                };
-                (all, rest, "tenant_id, ", "vecmill_nodes_tenant")
+                let all = format!("tenant_id >= {name} AND tenant_id <= {name}");
+                let rest = format!(
+                    "(tenant_id, {status}) > ({name}, found.status) AND tenant_id <= {name}"
+                );
+                (all, rest)
+            }
+            (Owner::Tenant(name), Dialect::Sqlite) => {
+                let all = format!("tenant_id = {}", values.add(name));
+                (all.clone(), format!("{all} AND {status} > found.status"))
             }
         };
         let next = |condition: &str| {
             format!(
-                "(SELECT embedding_status FROM {} WHERE {condition} \
-                 ORDER BY {order}embedding_status LIMIT 1)",
-                self.dialect().nodes_by(index)
+                "(SELECT {status} FROM {} WHERE {condition} ORDER BY {order}{status} LIMIT 1)",
+                dialect.nodes_by(index)
             )
         };
         let (first, next) = (next(&all), next(&rest));
