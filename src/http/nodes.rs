@@ -231,6 +231,7 @@ impl NodesApi {
     /// The oldest come first. To see all, ask with the `next_cursor` of each answer as `cursor` until
     /// it is null: where few of many nodes match, a page may hold fewer than `limit` before that.
     #[oai(path = "/nodes", method = "get", operation_id = "list_nodes")]
+    #[expect(clippy::too_many_arguments, reason = "each is a parameter of the call")]
     async fn list(
         &self,
         Data(runtime): Data<&Runtime>,

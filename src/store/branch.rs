@@ -93,12 +93,13 @@ impl Values {
 impl Walk<'_> {
     /// The index that a branch goes by, and whether it leaves out what is not wanted.
     fn index(&self, branch: &Branch) -> (&'static str, bool) {
+        let is_any = self.wants == Wants::Any;
         let by_tenant = !matches!(branch.owner, Owner::Anyone);
         let of_lacking =
             matches!(self.wants, Wants::Unembedded | Wants::NoCurrent) && !is_open(&branch.status);
         match (of_lacking, by_tenant) {
-            (false, false) => ("vecmill_nodes_status", self.wants == Wants::Any),
-            (false, true) => ("vecmill_nodes_tenant", self.wants == Wants::Any),
+            (false, false) => ("vecmill_nodes_status", is_any),
+            (false, true) => ("vecmill_nodes_tenant", is_any),
             (true, false) => ("vecmill_nodes_lacking", self.wants == Wants::NoCurrent),
             (true, true) => ("vecmill_nodes_tenant_lacking", self.wants == Wants::NoCurrent),
         }
@@ -115,12 +116,9 @@ impl Walk<'_> {
     ) -> String {
         let (index, is_exact) = self.index(branch);
         let lacks = lacks_current();
-        // Whatever the planner of Postgres believes, only this index has the order of the range, from
-        // its first column on. An equation would leave that column out of the order, and other indexes
-        // with a sort or a filter would do as well. SQLite is told the index.
         let is_wanted = match self.wants {
-            _ if is_exact => "TRUE".to_owned(),
             Wants::Any => "TRUE".to_owned(),
+            Wants::NoCurrent if is_exact => "TRUE".to_owned(),
             Wants::Embedded => "(embedding IS NOT NULL)".to_owned(),
             Wants::Unembedded => "(embedding IS NULL)".to_owned(),
             Wants::NoCurrent => format!("coalesce({lacks}, FALSE)"),
@@ -159,6 +157,9 @@ impl Walk<'_> {
                 }
             }
         }
+        // Whatever the planner of Postgres believes, only this index has the order of the range, from
+        // its first column on. An equation would leave that column out of the order, and other indexes
+        // with a sort or a filter would do as well. SQLite is told the index.
         let is_range = !matches!(branch.owner, Owner::Nobody)
             && !matches!(place, Some((Part::Undated, _)))
             && matches!(dialect, Dialect::Postgres);

@@ -21,6 +21,7 @@ const LOOK_AT: u64 = 20_000;
 const GROWTH: u64 = 4;
 /// Kinds of status that are told apart. There are five; another program may have more.
 const STATUSES_MAX: usize = 16;
+
 /// A node on the way.
 #[derive(Debug, Clone)]
 pub(super) struct Key {
@@ -60,7 +61,7 @@ impl Store {
             Dialect::Postgres => [Part::Dated, Part::Undated],
             Dialect::Sqlite => [Part::Undated, Part::Dated],
         };
-        let first = after.as_ref().map_or(parts[0], |position| part_of(position));
+        let first = after.as_ref().map_or(parts[0], part_of);
         check_position(dialect, after.as_ref())?;
         let branches = self.branches(walk).await?;
         let mut keys: Vec<Key> = Vec::new();

@@ -51,8 +51,9 @@ async fn slow_lists_take_no_connection_from_work(db: TestDb) {
         .await;
     }
     let second = node("acme", "second");
-    let written =
-        store.insert_nodes(&[second.clone()], NodeStatus::Queued, OnRefusal::KeepOthers).await;
+    let written = store
+        .insert_nodes(std::slice::from_ref(&second), NodeStatus::Queued, OnRefusal::KeepOthers)
+        .await;
     assert_eq!(written.unwrap(), [None]);
     assert!(store.get(&TenantScope::All, second.id, false).await.unwrap().is_some());
     assert!(lists.iter().any(|list| !list.is_finished()), "there are still some");
