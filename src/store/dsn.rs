@@ -11,7 +11,6 @@ use sea_orm::sqlx::{ConnectOptions as _, postgres::PgConnectOptions};
 use super::parameters::Parameters;
 
 /// The servers of one Postgres, in the order in which they are tried.
-#[derive(Clone)]
 pub(super) struct Servers {
     /// One at least.
     pub(super) all: Vec<Server>,

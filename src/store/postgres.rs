@@ -55,8 +55,13 @@ impl fmt::Debug for Postgres {
 
 /// Makes connections and looks after those that wait to be used again.
 struct Connector {
-    servers: Servers,
     purpose: Purpose,
+    known: Arc<Known>,
+}
+
+/// What is known of the servers, whatever a connection is for.
+struct Known {
+    servers: Servers,
     /// The server that the last connection led to.
     last_good: AtomicUsize,
     generation: AtomicU64,
@@ -67,7 +72,13 @@ struct Connector {
 impl Postgres {
     /// Connections for work, of which one is made, so that the caller learns at once what is wrong.
     pub(super) async fn connect(servers: Servers) -> Result<Self, ConnectError> {
-        let postgres = Self::of(servers, Purpose::Work)?;
+        let known = Known {
+            servers,
+            last_good: AtomicUsize::new(0),
+            generation: AtomicU64::new(0),
+            plain: AtomicBool::new(false),
+        };
+        let postgres = Self::of(Arc::new(known), Purpose::Work)?;
         match postgres.pool.get().await {
             Ok(_) => Ok(postgres),
             Err(PoolError::Backend(error)) => Err(error),
@@ -77,18 +88,11 @@ impl Postgres {
 
     /// Connections to the same servers for lists; none is made yet.
     pub(super) fn for_lists(&self) -> Result<Self, ConnectError> {
-        Self::of(self.pool.manager().servers.clone(), Purpose::Lists)
+        Self::of(Arc::clone(&self.pool.manager().known), Purpose::Lists)
     }
 
-    fn of(servers: Servers, purpose: Purpose) -> Result<Self, ConnectError> {
-        let connector = Connector {
-            servers,
-            purpose,
-            last_good: AtomicUsize::new(0),
-            generation: AtomicU64::new(0),
-            plain: AtomicBool::new(false),
-        };
-        let pool = Pool::builder(connector)
+    fn of(known: Arc<Known>, purpose: Purpose) -> Result<Self, ConnectError> {
+        let pool = Pool::builder(Connector { purpose, known })
             .max_size(match purpose {
                 Purpose::Work => CONNECTIONS.0,
                 Purpose::Lists => CONNECTIONS.1,
@@ -140,8 +144,9 @@ impl Postgres {
     /// Makes all connections anew. What was planned on them keeps the rights that the role had then:
     /// the server does not tell plans of row-level security that a role was granted or revoked.
     pub(super) fn renew(&self) {
-        let generation = self.pool.manager().generation.load(Ordering::Acquire);
-        self.pool.manager().end_generation(generation);
+        let known = &self.pool.manager().known;
+        let generation = known.generation.load(Ordering::Acquire);
+        known.end_generation(generation);
         self.pool.retain(|session, _| session.generation > generation);
     }
 
@@ -187,7 +192,7 @@ impl Postgres {
     pub(super) async fn for_migration(&self) -> Result<(DatabaseConnection, String), DbErr> {
         let mut held = self.acquire().await?;
         let settings = held.session().migration_settings();
-        let mut options = self.pool.manager().good_server().options.clone();
+        let mut options = self.pool.manager().known.good_server().options.clone();
         if held.session().is_shared() {
             options = options.extra_float_digits(None);
         }
@@ -197,7 +202,7 @@ impl Postgres {
     }
 }
 
-impl Connector {
+impl Known {
     fn good_server(&self) -> &Server {
         let last_good = self.last_good.load(Ordering::Relaxed);
         &self.servers.all[last_good % self.servers.all.len()]
@@ -220,16 +225,17 @@ impl managed::Manager for Connector {
 
     /// Asks one server after the other, first the one that served us last.
     async fn create(&self) -> Result<Session, ConnectError> {
-        let (servers, first) = (&self.servers.all, self.last_good.load(Ordering::Relaxed));
+        let Known { servers, last_good, generation, plain: any_plain } = self.known.as_ref();
+        let first = last_good.load(Ordering::Relaxed);
+        let (servers, timeout) = (&servers.all, servers.connect_timeout);
         let mut errors: Vec<ConnectError> = Vec::new();
         for at in (0..servers.len()).map(|next| (first + next) % servers.len()) {
-            let generation = self.generation.load(Ordering::Acquire);
-            let plain = self.plain.load(Ordering::Relaxed);
-            let timeout = self.servers.connect_timeout;
+            let generation = generation.load(Ordering::Acquire);
+            let plain = any_plain.load(Ordering::Relaxed);
             match Session::open(&servers[at], timeout, self.purpose, generation, plain).await {
                 Ok((session, plain)) => {
-                    self.last_good.store(at, Ordering::Relaxed);
-                    if plain && !self.plain.swap(true, Ordering::Relaxed) {
+                    last_good.store(at, Ordering::Relaxed);
+                    if plain && !any_plain.swap(true, Ordering::Relaxed) {
                         tracing::info!("Postgres is reached through a pooler");
                     }
                     return Ok(session);
@@ -245,7 +251,7 @@ impl managed::Manager for Connector {
     }
 
     async fn recycle(&self, session: &mut Session, _: &Metrics) -> RecycleResult<ConnectError> {
-        let is_current = session.generation == self.generation.load(Ordering::Acquire);
+        let is_current = session.generation == self.known.generation.load(Ordering::Acquire);
         if !is_current || !session.is_clean() {
             return Err(RecycleError::message("it is of no use any more"));
         }
@@ -253,7 +259,7 @@ impl managed::Manager for Connector {
             return Ok(());
         }
         session.check().await.map_err(|_| {
-            self.end_generation(session.generation);
+            self.known.end_generation(session.generation);
             RecycleError::message("it does not lead to a server that takes writes")
         })
     }
@@ -278,11 +284,11 @@ impl Held {
             && is_fatal(error)
         {
             let generation = self.session().generation;
-            let connector = self.pool.manager();
+            let known = &self.pool.manager().known;
             if shows_a_pooler(error) {
-                connector.plain.store(true, Ordering::Relaxed);
+                known.plain.store(true, Ordering::Relaxed);
             }
-            connector.end_generation(generation);
+            known.end_generation(generation);
             self.pool.retain(|session, _| session.generation > generation);
         }
         outcome

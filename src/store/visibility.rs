@@ -63,9 +63,6 @@ impl Store {
         let is_hidden = matches!(sight, Err(StoreError::Setup(_)));
         if self.facts.note_hidden(is_hidden) || is_hidden {
             postgres.renew();
-            if let Database::Postgres(operators) = &self.operators {
-                operators.renew();
-            }
         }
         sight
     }

@@ -192,9 +192,7 @@ async fn status_and_requeue_answer_as_the_api_does() {
         (vec!["--status", "all", "--limit", "1"], 1),
         (vec!["--status", "all", "--only-missing-embedding"], 1),
     ] {
-        let mut done = here(&[&["requeue", "--json"], arguments.as_slice()].concat()).await.json();
-        let has_more = done["next_cursor"].take().is_string();
-        assert_eq!(has_more, arguments.contains(&"--limit"), "{arguments:?}");
+        let done = here(&[&["requeue", "--json"], arguments.as_slice()].concat()).await.json();
         let expected = json!({"backfilled": 0, "requested": requested, "enqueued": requested,
             "next_cursor": null});
         assert_eq!(done, expected, "{arguments:?}");
