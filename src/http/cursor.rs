@@ -96,7 +96,7 @@ mod tests {
             encoded("[]"),
             encoded("[0,null,\"2026-01-02T03:04:05Z\"]"),
             encoded("[-1,null,null]"),
-            encoded("[100001,null,null]"),
+            encoded("[50001,null,null]"),
             encoded("[0,\"00000000-0000-0000-0000-000000000007\",\"\\u0000\"]"),
         ] {
             assert_eq!(read(&bad), Err(RULE.to_owned()), "{bad}");

@@ -11,7 +11,7 @@ pub const LIST_MAX: u64 = 1000;
 /// Rows of a listing when the client does not say.
 pub const LIST_DEFAULT: u64 = 100;
 /// Rows that a listing may pass over; who wants to go further goes by cursor.
-pub const OFFSET_MAX: u64 = 100_000;
+pub const OFFSET_MAX: u64 = 50_000;
 /// Versions of a node that are shown at most.
 pub const VERSIONS_MAX: u64 = 100;
 /// Versions of a node when the client does not say.

@@ -237,7 +237,7 @@ impl NodesApi {
         Data(runtime): Data<&Runtime>,
         /// Rows at most; taken as the nearest number from 1 to 1000.
         limit: Query<Limit>,
-        /// Rows to pass over; at most 100000.
+        /// Rows to pass over; at most 50000.
         offset: Query<Offset>,
         /// Where to begin: the `next_cursor` of an earlier answer. Not together with `offset`.
         cursor: Query<PageCursor>,
