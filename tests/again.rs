@@ -163,7 +163,7 @@ async fn a_requeue_says_how_its_nodes_ended() {
         };
         let all = json!({"node_ids": &ids[..3], "backfill_ready": false});
         let ended = json!({"ready": 2, "failed": 1, "skipped": 0});
-        let expected = json!({"backfilled": 0, "requested": 3, "enqueued": 3, "ended": ended});
+        let expected = json!({"backfilled": 0, "requested": 3, "enqueued": 3, "ended": ended, "next_cursor": null});
         assert_eq!(requeue(all).await, expected);
         // No more than a batch may hold, for as long as a client waits.
         let all = json!({"status": "all", "backfill_ready": false});

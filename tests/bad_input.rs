@@ -173,6 +173,12 @@ async fn an_invalid_call_is_refused_by_the_name_of_its_field() {
             ("GET /nodes?limit=", json!(null), "limit"),
             ("GET /nodes?limit=1&limit=2", json!(null), "limit"),
             ("GET /nodes?offset=-1", json!(null), "offset"),
+            ("GET /nodes?offset=50001", json!(null), "offset"),
+            ("GET /nodes?cursor=", json!(null), "cursor"),
+            ("GET /nodes?cursor=42", json!(null), "cursor"),
+            ("GET /nodes?cursor=WzAsbnVsbCxudWxsXQ&offset=0", json!(null), "cursor"),
+            (requeue, json!({"cursor": "42"}), "cursor"),
+            (requeue, json!({"cursor": "WzAsbnVsbCxudWxsXQ", "node_ids": [Uuid::nil()]}), "cursor"),
             ("GET /nodes?has_embedding=maybe", json!(null), "has_embedding"),
             ("GET /nodes?tenant_id=%ff", json!(null), "tenant_id"),
             ("GET /nodes/by-external-id", json!(null), "external_id"),
@@ -386,6 +392,16 @@ async fn a_listing_shows_what_was_asked_for() {
                 seen.extend(ids.map(|node| node["id"].as_str().unwrap().to_owned()));
             }
             assert_eq!(seen.len(), expected.len(), "{query}: no node is on two pages");
+            let (mut by_cursor, mut cursor) = (Vec::new(), String::new());
+            loop {
+                let page = app.get(&format!("/nodes?{query}&limit=4{cursor}")).await.1;
+                assert_eq!((&page["total_exact"], &page["offset"]), (&json!(true), &json!(0)));
+                let ids = page["nodes"].as_array().unwrap().iter();
+                by_cursor.extend(ids.map(|node| node["id"].as_str().unwrap().to_owned()));
+                let Some(next) = page["next_cursor"].as_str() else { break };
+                cursor = format!("&cursor={next}");
+            }
+            assert_eq!(by_cursor, seen, "{query}");
             assert_eq!(BTreeSet::from_iter(&seen), BTreeSet::from_iter(expected), "{query}");
         }
         let (own, foreign) = (format!("/nodes/{}?tenant_id=acme", acme[0]), "tenant_id=other");

@@ -140,7 +140,10 @@ async fn one_bad_text_is_retried_alone_and_buried_alone() {
     is_broken.store(false, Ordering::SeqCst);
     let order = json!({"tenant_id": "acme", "status": "failed"});
     let (_, answer) = app.post("/admin/embedding/requeue", &order).await;
-    assert_eq!(answer, json!({"backfilled": 0, "requested": 1, "enqueued": 1}));
+    assert_eq!(
+        answer,
+        json!({"backfilled": 0, "requested": 1, "enqueued": 1, "next_cursor": null})
+    );
     assert_eq!(app.settled(DEADLINE).await["ready"], 40);
     let node = app.node(&ids[at]).await;
     assert_eq!(node["embedding_attempts"], 1, "attempts were counted from 0 again: {node}");

@@ -11,6 +11,8 @@ mod busy_table;
 mod cache;
 #[path = "store/edit.rs"]
 mod edit;
+#[path = "store/listing.rs"]
+mod listing;
 #[path = "store/locks.rs"]
 mod locks;
 #[path = "store/migrations.rs"]
@@ -19,6 +21,8 @@ mod migrations;
 mod nodes;
 #[path = "store/outages.rs"]
 mod outages;
+#[path = "store/pools.rs"]
+mod pools;
 #[path = "store/repair.rs"]
 mod repair;
 #[path = "store/shape.rs"]

@@ -142,8 +142,16 @@ pub struct Status {
     pub tenant_id: Option<String>,
     /// Nodes by status.
     pub status_counts: StatusCounts,
+    /// Whether the nodes were counted, rather than estimated.
+    #[serde(default = "yes")]
+    pub total_exact: bool,
     /// The queue.
     pub queue: QueueDepths,
+}
+
+/// A server of an older version counts all.
+fn yes() -> bool {
+    true
 }
 
 /// What to requeue; the fields of `POST /admin/embedding/requeue`.
@@ -162,17 +170,22 @@ pub struct Requeue {
     pub backfill_ready: bool,
     /// Nodes at most.
     pub limit: u64,
+    /// Where to begin.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
 }
 
 /// What a requeue did.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Requeued {
     /// Nodes with a vector that were marked `ready` first.
     pub backfilled: u64,
-    /// Nodes that matched.
+    /// Nodes that matched, of those that were looked at.
     pub requested: u64,
     /// Nodes for which a job was enqueued.
     pub enqueued: u64,
+    /// Where a requeue of the others begins.
+    pub next_cursor: Option<String>,
 }
 
 /// A server.

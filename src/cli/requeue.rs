@@ -36,26 +36,41 @@ pub struct RequeueArgs {
     /// Nodes at most, oldest first.
     #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u64).range(1..=2000))]
     limit: u64,
+    /// All nodes, with as many calls as that takes.
+    #[arg(long, conflicts_with_all = ["limit", "nodes"])]
+    all: bool,
 }
 
 /// Requeues, and says what was done.
 pub async fn run(args: RequeueArgs, out: &mut Output<'_>) -> anyhow::Result<ExitCode> {
     let client = Client::new(&args.server.url)?;
-    let order = Requeue {
+    let mut order = Requeue {
         tenant_id: args.tenant,
         node_ids: Some(args.nodes).filter(|nodes| !nodes.is_empty()),
         status: args.status,
         only_missing_embedding: args.only_missing_embedding,
         backfill_ready: !args.no_backfill_ready,
         limit: args.limit,
+        cursor: None,
     };
-    let done = client.requeue(&order).await?;
+    let mut done = client.requeue(&order).await?;
+    while args.all && done.next_cursor.is_some() {
+        order.cursor = done.next_cursor.take();
+        let step = client.requeue(&order).await?;
+        done.backfilled += step.backfilled;
+        done.requested += step.requested;
+        done.enqueued += step.enqueued;
+        done.next_cursor = step.next_cursor;
+    }
     let mut text = format!(
         "{} of {} nodes enqueued, {} marked ready",
         done.enqueued, done.requested, done.backfilled
     );
     if done.enqueued < done.requested {
         text.push_str("; the others have a live job already, or a limit is reached");
+    }
+    if done.next_cursor.is_some() {
+        text.push_str("; there are more: use --all");
     }
     out.result(&text, &serde_json::to_value(done)?)?;
     Ok(ExitCode::SUCCESS)

@@ -41,9 +41,10 @@ pub async fn run(args: StatusArgs, out: &mut Output<'_>) -> anyhow::Result<ExitC
 fn describe(status: &Status) -> String {
     let tenant = status.tenant_id.as_deref().unwrap_or("(all)");
     let queue = &status.queue;
+    let about = if status.total_exact { "" } else { " (large numbers are estimates)" };
     let age = queue.oldest_age_seconds.map_or("none".to_owned(), |age| format!("{age:.1} s"));
     format!(
-        "tenant {tenant}\nnodes  {}\nqueue  waiting {}, in flight {}, retry {}, dead {}, \
+        "tenant {tenant}\nnodes  {}{about}\nqueue  waiting {}, in flight {}, retry {}, dead {}, \
          oldest {age}",
         status.status_counts, queue.queue, queue.inflight, queue.retry, queue.dlq,
     )

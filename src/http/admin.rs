@@ -77,7 +77,9 @@ impl AdminApi {
     /// Put nodes into the queue
     ///
     /// A node that has a live job is never enqueued twice. What could not be enqueued is
-    /// `requested − enqueued`.
+    /// `requested − enqueued`. One call looks at 10000 nodes at most, the oldest first, and enqueues
+    /// `limit` at most; the next goes on at `next_cursor`, until that is null. Without a cursor it
+    /// begins with the oldest, and passes over those that have a live job.
     #[oai(path = "/embedding/requeue", method = "post", operation_id = "requeue")]
     async fn requeue(
         &self,

@@ -118,7 +118,7 @@ mod tests {
         let parameters = |method, path| {
             paths.find(path).unwrap().call(&method).map(|call| call.parameters.join(" "))
         };
-        let listing = Some("limit offset has_embedding status tenant_id".to_owned());
+        let listing = Some("limit offset cursor has_embedding status tenant_id".to_owned());
         assert_eq!(parameters(Method::GET, "/nodes"), listing);
         assert_eq!(parameters(Method::HEAD, "/nodes"), listing);
         assert_eq!(parameters(Method::POST, "/nodes"), Some(String::new()));

@@ -108,7 +108,9 @@ impl From<RuntimeError> for Problem {
             RuntimeError::QueueFull { retry_after, .. }
             | RuntimeError::TenantFull { retry_after, .. } => Self::busy(detail, retry_after),
             RuntimeError::NotFound(_) => Self::new(StatusCode::NOT_FOUND, detail),
-            RuntimeError::Ambiguous => Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail),
+            RuntimeError::Ambiguous | RuntimeError::Store(StoreError::Cursor) => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
+            }
             RuntimeError::Store(StoreError::Unavailable(_))
             | RuntimeError::Queue(QueueError::Unavailable(_)) => {
                 tracing::warn!(error = %Chain(&error), "a request met an outage");

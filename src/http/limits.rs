@@ -10,8 +10,8 @@ pub const CLASS_MAX_CHARS: usize = 100;
 pub const LIST_MAX: u64 = 1000;
 /// Rows of a listing when the client does not say.
 pub const LIST_DEFAULT: u64 = 100;
-/// Rows that a listing may pass over; far above what a client can page through.
-pub const OFFSET_MAX: u64 = 1_000_000_000;
+/// Rows that a listing may pass over; who wants to go further goes by cursor.
+pub const OFFSET_MAX: u64 = 50_000;
 /// Versions of a node that are shown at most.
 pub const VERSIONS_MAX: u64 = 100;
 /// Versions of a node when the client does not say.

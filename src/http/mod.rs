@@ -7,6 +7,7 @@ mod admit;
 mod body;
 mod calls;
 mod connections;
+mod cursor;
 mod debug;
 mod errors;
 mod fields;

@@ -6,7 +6,9 @@ use uuid::Uuid;
 
 use super::{
     body::{JsonBody, NoBody},
+    cursor::PageCursor,
     errors::{Fails, Failure, Problem},
+    fields::Invalid,
     limits::{LIST_DEFAULT, VERSIONS_DEFAULT},
     memory::{Memory, Use},
     params::{
@@ -21,7 +23,7 @@ use super::{
 use crate::{
     domain::{NewNode, NodePatch, NodeStatus, TenantId, TenantScope},
     runtime::{Accepted, Runtime},
-    store::{NodeFilter, OnRefusal, Refusal},
+    store::{Cursor, NodeFilter, OnRefusal, Refusal},
 };
 
 /// The calls on nodes.
@@ -226,14 +228,20 @@ impl NodesApi {
     }
 
     /// List nodes
+    ///
+    /// The oldest come first. To see all, ask with the `next_cursor` of each answer as `cursor` until
+    /// it is null: where few of many nodes match, a page may hold fewer than `limit` before that.
     #[oai(path = "/nodes", method = "get", operation_id = "list_nodes")]
+    #[expect(clippy::too_many_arguments, reason = "each is a parameter of the call")]
     async fn list(
         &self,
         Data(runtime): Data<&Runtime>,
         /// Rows at most; taken as the nearest number from 1 to 1000.
         limit: Query<Limit>,
-        /// Rows to pass over.
+        /// Rows to pass over; at most 50000.
         offset: Query<Offset>,
+        /// Where to begin: the `next_cursor` of an earlier answer. Not together with `offset`.
+        cursor: Query<PageCursor>,
         /// Only nodes with (true) or without (false) a vector.
         has_embedding: Query<HasEmbedding>,
         /// Only nodes in this status.
@@ -241,17 +249,22 @@ impl NodesApi {
         /// Only nodes of this tenant; of every tenant when absent.
         tenant_id: Query<TenantId>,
     ) -> Result<ListResponse, Failure<ListFails>> {
+        let offset_given = offset.0.map(|offset| offset.0);
+        if offset_given.is_some() && cursor.0.is_some() {
+            return Err(Invalid::new("cursor", "must not be given together with offset").into());
+        }
+        let offset = offset_given.unwrap_or_default();
+        let from = cursor.0.map_or(Cursor { after: None, skip: offset }, |cursor| cursor.0);
         let filter = NodeFilter {
             scope: TenantScope::from_optional(tenant_id.0),
             has_embedding: has_embedding.0.map(|wanted| wanted.0),
             status: status.0,
             limit: limit.0.map_or(LIST_DEFAULT, |limit| limit.0),
-            offset: offset.0.map_or(0, |offset| offset.0),
+            from,
         };
-        let (limit, offset) = (filter.limit, filter.offset);
-        let (nodes, total) = runtime.list(filter).await?;
-        let nodes = nodes.into_iter().map(Into::into).collect();
-        Ok(ListResponse::Page(Json(NodePage { nodes, total, limit, offset })))
+        let limit = filter.limit;
+        let list = runtime.list(filter).await?;
+        Ok(ListResponse::Page(Json(NodePage::new(list, limit, offset))))
     }
 
     /// Show a node

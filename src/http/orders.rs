@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use super::{
     body::FromBody,
+    cursor,
     fields::{Fields, Invalid},
     limits::{HttpConfig, REQUEUE_MAX},
     types::{RefreshRequest, RequeueRequest},
@@ -15,8 +16,15 @@ use crate::{
 };
 
 /// The fields of a requeue.
-const REQUEUE: [&str; 6] =
-    ["tenant_id", "node_ids", "status", "only_missing_embedding", "backfill_ready", "limit"];
+const REQUEUE: [&str; 7] = [
+    "tenant_id",
+    "node_ids",
+    "status",
+    "only_missing_embedding",
+    "backfill_ready",
+    "limit",
+    "cursor",
+];
 /// The fields of a refresh of many nodes.
 const REFRESH: [&str; 2] = ["node_ids", "tenant_id"];
 
@@ -35,6 +43,10 @@ impl FromBody for RequeueOrder {
     fn from_body(body: Value, _config: &HttpConfig) -> Result<Self, Invalid> {
         let mut fields = Fields::of(body, "")?.only(&REQUEUE)?;
         let node_ids = read_node_ids(fields.array("node_ids")?.unwrap_or_default())?;
+        let from = cursor::field(fields.any("cursor"))?;
+        if from.is_some() && node_ids.is_some() {
+            return Err(Invalid::new("cursor", "must not be given together with node_ids"));
+        }
         let status = match fields.given("status") {
             // Who names nodes means them, whatever their status.
             None => Some(NodeStatus::Failed).filter(|_| node_ids.is_none()),
@@ -47,6 +59,7 @@ impl FromBody for RequeueOrder {
                 status,
                 only_missing_embedding: fields.boolean("only_missing_embedding")?.unwrap_or(false),
                 limit: fields.clamped("limit", 1, REQUEUE_MAX)?.unwrap_or(REQUEUE_MAX),
+                from: from.unwrap_or_default(),
             },
             backfill_ready: fields.boolean("backfill_ready")?.unwrap_or(true),
         })
@@ -111,6 +124,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::store::Cursor;
 
     fn requeue(body: Value) -> Result<RequeueOrder, String> {
         RequeueOrder::from_body(body, &HttpConfig::default()).map_err(|invalid| invalid.to_string())
@@ -163,6 +177,14 @@ mod tests {
     }
 
     #[test]
+    fn a_requeue_goes_on_where_another_ended() {
+        let from = |body| requeue(body).unwrap().filter.from;
+        let cursor = Cursor { after: None, skip: 7 };
+        assert_eq!(from(json!({"cursor": cursor::written(&cursor)})), cursor);
+        assert_eq!(from(json!({"cursor": null})), Cursor::default());
+    }
+
+    #[test]
     fn a_refresh_is_asked_for_in_three_ways() {
         let refresh = |body| RefreshOrder::from_body(body, &HttpConfig::default());
         let id = Uuid::new_v4();
@@ -196,6 +218,9 @@ mod tests {
             ("node_ids[0]", json!({"node_ids": ["x"]})),
             ("only_missing_embedding", json!({"only_missing_embedding": "yes"})),
             ("tenant_id", json!({"tenant_id": "\0"})),
+            ("cursor", json!({"cursor": "x"})),
+            ("cursor", json!({"cursor": 1})),
+            ("cursor", json!({"cursor": "WzAsbnVsbCxudWxsXQ", "node_ids": [Uuid::nil()]})),
             ("body", json!(null)),
         ] {
             assert_eq!(field_of(&requeue(body).unwrap_err()), field);

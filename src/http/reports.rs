@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use chrono::{DateTime, Utc};
 use poem_openapi::Object;
 
+use super::cursor;
 use crate::{
     domain::TenantScope,
     runtime::{EmbedInfo, EmbeddingStatus, Ended, Refreshed, Requeued, Seen},
@@ -18,6 +19,8 @@ pub struct StatusAnswer {
     pub tenant_id: Option<String>,
     /// Nodes by status.
     pub status_counts: StatusCounts,
+    /// Whether all of them were counted. More than 100000 nodes of one status are estimated.
+    pub total_exact: bool,
     /// The queue, of all tenants together.
     pub queue: QueueDepths,
 }
@@ -66,6 +69,7 @@ impl StatusAnswer {
                 failed: counts.failed,
                 skipped: counts.skipped,
             },
+            total_exact: !counts.is_estimated,
             queue: QueueDepths {
                 queue: queue.queue,
                 retry: queue.retry,
@@ -82,11 +86,14 @@ impl StatusAnswer {
 pub struct RequeueAnswer {
     /// Nodes with a vector that were marked `ready` first.
     pub backfilled: u64,
-    /// Nodes that matched.
+    /// Nodes that matched, of those that were looked at.
     pub requested: u64,
     /// Nodes for which a job was enqueued; the others have a live job, or met a limit. Without a
     /// queue, nodes that were embedded.
     pub enqueued: u64,
+    /// The `cursor` of a requeue of the others; null when there are none.
+    #[oai(nullable)]
+    pub next_cursor: Option<String>,
     /// How that ended; there without a queue only.
     #[oai(skip_serializing_if_is_none)]
     pub ended: Option<EndedCounts>,
@@ -94,8 +101,9 @@ pub struct RequeueAnswer {
 
 impl From<Requeued> for RequeueAnswer {
     fn from(done: Requeued) -> Self {
-        let Requeued { backfilled, requested, enqueued, ended } = done;
-        Self { backfilled, requested, enqueued, ended: ended.map(Into::into) }
+        let Requeued { backfilled, requested, enqueued, next, ended } = done;
+        let next_cursor = next.as_ref().map(cursor::written);
+        Self { backfilled, requested, enqueued, next_cursor, ended: ended.map(Into::into) }
     }
 }
 

@@ -231,6 +231,9 @@ pub struct RequeueRequest {
     /// `NODE_BATCH_MAX` without a queue.
     #[oai(nullable, default = "requeue_max")]
     pub limit: i64,
+    /// Where to begin: the `next_cursor` of an earlier answer. Not together with `node_ids`.
+    #[oai(nullable)]
+    pub cursor: Option<String>,
 }
 
 fn requeue_max() -> i64 {
@@ -268,6 +271,7 @@ impl Example for RequeueRequest {
             only_missing_embedding: true,
             backfill_ready: true,
             limit: requeue_max(),
+            cursor: None,
         }
     }
 }

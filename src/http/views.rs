@@ -5,8 +5,11 @@ use poem_openapi::Object;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::types::{JsonObject, Status};
-use crate::store::{NodeDetail, NodeSummary, NodeVersion};
+use super::{
+    cursor,
+    types::{JsonObject, Status},
+};
+use crate::store::{NodeDetail, NodeList, NodeSummary, NodeVersion};
 
 /// A page of nodes.
 #[derive(Debug, Clone, Object)]
@@ -15,10 +18,29 @@ pub struct NodePage {
     pub nodes: Vec<NodeListItem>,
     /// Nodes that match, on all pages.
     pub total: u64,
+    /// Whether they were counted. More than 100000 are estimated.
+    pub total_exact: bool,
     /// Rows asked for.
     pub limit: u64,
-    /// Rows passed over.
+    /// Rows passed over by `offset`.
     pub offset: u64,
+    /// The `cursor` of the next page; null at the end.
+    #[oai(nullable)]
+    pub next_cursor: Option<String>,
+}
+
+impl NodePage {
+    /// The page that answers a request for so many rows.
+    pub fn new(list: NodeList, limit: u64, offset: u64) -> Self {
+        Self {
+            nodes: list.nodes.into_iter().map(Into::into).collect(),
+            total: list.total.nodes,
+            total_exact: list.total.is_exact,
+            limit,
+            offset,
+            next_cursor: list.next.as_ref().map(cursor::written),
+        }
+    }
 }
 
 /// A node in a listing.

@@ -1,6 +1,6 @@
 //! Refresh and requeue: nodes that have a row get a job, or without a queue a vector at once.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use chrono::Utc;
 use uuid::Uuid;
@@ -15,11 +15,15 @@ use super::{
 use crate::{
     domain::{Action, Job, NodeStatus, TenantScope, due::is_due},
     queue::{Enqueued, Limits, Queue},
-    store::{Candidate, RequeueFilter, Store},
+    store::{Backfilled, Candidate, Cursor, RequeueFilter, Store},
 };
 
 /// Nodes with a policy that are looked at together.
 const DUE_PAGE: u64 = 1000;
+/// Nodes that a requeue looks at together, to find those that have no live job.
+const PAGE: u64 = 2000;
+/// How often it does so in one call.
+const PAGES: usize = 5;
 
 impl Runtime {
     /// Embeds a node again although its vector is there. A node that has a live job keeps that.
@@ -30,6 +34,7 @@ impl Runtime {
             status: None,
             only_missing_embedding: false,
             limit: 1,
+            from: Cursor::default(),
         };
         let mut found = self.parts.store.requeue_candidates(&filter).await?;
         let node = found.pop().ok_or(RuntimeError::NotFound(id))?;
@@ -64,6 +69,7 @@ impl Runtime {
                         status: None,
                         only_missing_embedding,
                         limit,
+                        from: Cursor::default(),
                     };
                     parts.store.requeue_candidates(&filter).await?
                 }
@@ -87,6 +93,8 @@ impl Runtime {
     /// Enqueues the nodes that match and have no live job, attempts counted from 0 again, as
     /// far as the limits allow; without a queue, embeds them. With `backfill_ready`, nodes that have
     /// a vector are marked `ready` first and are not embedded for nothing.
+    ///
+    /// Looks at a bounded number of nodes, and says where to go on.
     pub async fn requeue(
         &self,
         mut filter: RequeueFilter,
@@ -95,20 +103,26 @@ impl Runtime {
         let parts = Arc::clone(&self.parts);
         to_the_end(&self.parts.store, async move {
             let store = &parts.store;
-            let backfilled = if backfill_ready {
+            let mut done = Backfilled { nodes: 0, is_all: true };
+            if backfill_ready {
                 filter.only_missing_embedding = true;
-                store.backfill_ready(&filter.scope, filter.node_ids.as_deref()).await?
-            } else {
-                0
+                done = store.backfill_ready(&filter.scope, filter.node_ids.as_deref()).await?;
+            }
+            let queue = match &parts.mode {
+                Mode::Inline(_) => None,
+                Mode::Queued { queue, .. } => Some(queue.as_ref()),
             };
-            let nodes = store.requeue_candidates(&filter).await?;
-            let requested = nodes.len() as u64;
+            let Idle { nodes, looked_at: requested, next } = idle(store, queue, &filter).await?;
+            // Who goes on comes to what is still to be marked, and finds no other node.
+            let next = next.or_else(|| (!done.is_all).then_some(filter.from));
+            let backfilled = done.nodes;
             Ok(match &parts.mode {
                 Mode::Inline(embedder) => {
                     let (again, anew) = nodes.into_iter().partition(|n| n.has_current_embedding);
                     let mut ended = embed_again(store, embedder, anew, false).await?;
                     ended += embed_again(store, embedder, again, true).await?;
-                    Requeued { backfilled, requested, enqueued: ended.all(), ended: Some(ended) }
+                    let enqueued = ended.all();
+                    Requeued { backfilled, requested, enqueued, next, ended: Some(ended) }
                 }
                 Mode::Queued { queue, limits, .. } => {
                     // A job to embed is done at once when the vector of the text is there.
@@ -117,12 +131,63 @@ impl Runtime {
                         false => Action::Embed,
                     };
                     let enqueued = enqueue(store, queue, *limits, nodes, action).await?;
-                    Requeued { backfilled, requested, enqueued, ended: None }
+                    Requeued { backfilled, requested, enqueued, next, ended: None }
                 }
             })
         })
         .await
     }
+}
+
+/// Nodes that a requeue is about.
+struct Idle {
+    /// Those that have no live job.
+    nodes: Vec<Candidate>,
+    /// How many matched until there were enough of these.
+    looked_at: u64,
+    /// Where the others begin; none if there are none.
+    next: Option<Cursor>,
+}
+
+/// The first nodes that match and have no live job, as far as they are among the first of all that
+/// match.
+async fn idle(
+    store: &Store,
+    queue: Option<&Queue>,
+    filter: &RequeueFilter,
+) -> Result<Idle, RuntimeError> {
+    // Few at once would be few that are looked at.
+    let limit = if queue.is_some() { PAGE } else { filter.limit };
+    let mut page_filter = RequeueFilter { limit, ..filter.clone() };
+    let mut idle = Idle { nodes: Vec::new(), looked_at: 0, next: None };
+    for _ in 0..PAGES {
+        let page = store.requeue_page(&page_filter).await?;
+        let ids: Vec<Uuid> = page.nodes.iter().map(|(node, _)| node.id).collect();
+        let without_job: HashSet<Uuid> = match queue {
+            Some(queue) => queue.without_job(&ids).await?.into_iter().collect(),
+            None => ids.iter().copied().collect(),
+        };
+        idle.next = page.next;
+        let last = ids.last().copied();
+        for (node, behind) in page.nodes {
+            let id = node.id;
+            idle.looked_at += 1;
+            if without_job.contains(&id) {
+                idle.nodes.push(node);
+            }
+            if idle.nodes.len() as u64 == filter.limit {
+                if last != Some(id) && filter.node_ids.is_none() {
+                    idle.next = Some(behind);
+                }
+                return Ok(idle);
+            }
+        }
+        match &idle.next {
+            Some(next) => page_filter.from = next.clone(),
+            None => break,
+        }
+    }
+    Ok(idle)
 }
 
 /// The nodes of the scope that are due, `limit` at most.

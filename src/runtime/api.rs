@@ -8,7 +8,7 @@ use crate::{
     domain::{NodeStatus, TenantId},
     inference::Description,
     queue::QueueError,
-    store::{StatusCounts, StoreError},
+    store::{Cursor, StatusCounts, StoreError},
 };
 
 /// A node that was taken in.
@@ -49,15 +49,17 @@ pub struct EmbeddingStatus {
 }
 
 /// What a requeue did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Requeued {
     /// Nodes with a vector that were marked `ready` first.
     pub backfilled: u64,
-    /// Nodes that matched.
+    /// Nodes that matched, of those that were looked at.
     pub requested: u64,
     /// Nodes for which a job was enqueued; the others have a live job or met a limit. Without a
     /// queue, nodes that were embedded.
     pub enqueued: u64,
+    /// Where a requeue of the others begins; none if there are none.
+    pub next: Option<Cursor>,
     /// How that ended, without a queue.
     pub ended: Option<Ended>,
 }

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     domain::TenantScope,
     queue::{Limits, Queue},
-    store::{NodeDetail, NodeFilter, NodeSummary, Store},
+    store::{NodeDetail, NodeFilter, NodeList, Store},
     telemetry::{Chain, metrics},
 };
 
@@ -93,7 +93,7 @@ impl Runtime {
     }
 
     /// A page of nodes, and how many there are in all.
-    pub async fn list(&self, filter: NodeFilter) -> Result<(Vec<NodeSummary>, u64), RuntimeError> {
+    pub async fn list(&self, filter: NodeFilter) -> Result<NodeList, RuntimeError> {
         Ok(self.parts.store.list(&filter).await?)
     }
 

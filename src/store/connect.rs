@@ -24,8 +24,8 @@ use super::{
 };
 use crate::tls;
 
-/// Connections of one process that read a SQLite file.
-const SQLITE_READERS: u32 = 4;
+/// Connections of one process that read a SQLite file: for work, and for what operators ask for.
+const SQLITE_READERS: (u32, u32) = (3, 2);
 /// Pages of a SQLite file that a connection keeps in memory, in KiB: an index whose keys come in no
 /// order touches another page with each row.
 const SQLITE_CACHE_KIB: u32 = 16 << 10;
@@ -49,10 +49,14 @@ impl Store {
             let servers = dsn::parse(dsn).map_err(|wrong| {
                 StoreError::Setup(format!("the database DSN is not valid: {wrong}"))
             })?;
-            let db = Database::Postgres(Postgres::connect(servers).await?);
+            let postgres = Postgres::connect(servers).await?;
+            let operators = Database::Postgres(postgres.for_lists()?);
+            let db = Database::Postgres(postgres);
             Ok(Self {
                 writer: db.clone(),
                 db,
+                operators_writer: operators.clone(),
+                operators,
                 dimension,
                 rule: TextRule::default(),
                 node_bytes: usize::MAX,
@@ -62,9 +66,19 @@ impl Store {
             let options = sqlite_options(dsn)?;
             // The writer comes first: it creates the file and switches it to WAL.
             let writer = Database::Sqlite(connect_sqlite(&options, 1).await?);
-            let db = Database::Sqlite(connect_sqlite(&options, SQLITE_READERS).await?);
-            let (rule, node_bytes) = (TextRule::default(), usize::MAX);
-            Ok(Self { db, writer, dimension, rule, node_bytes, facts: Arc::default() })
+            let (for_work, for_operators) = SQLITE_READERS;
+            let db = Database::Sqlite(connect_sqlite(&options, for_work).await?);
+            let operators = Database::Sqlite(connect_sqlite(&options, for_operators).await?);
+            Ok(Self {
+                operators_writer: writer.clone(),
+                operators,
+                writer,
+                db,
+                dimension,
+                rule: TextRule::default(),
+                node_bytes: usize::MAX,
+                facts: Arc::default(),
+            })
         } else {
             Err(StoreError::Setup(
                 "the database DSN must start with postgresql:// or sqlite://, or be of the form \

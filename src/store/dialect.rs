@@ -102,6 +102,39 @@ impl Dialect {
         }
     }
 
+    /// What holds for every row, and lets a statement use `vecmill_nodes_status`.
+    pub(super) fn by_status(self) -> &'static str {
+        match self {
+            Self::Postgres => "TRUE",
+            Self::Sqlite => "length(embedding_status) >= 0",
+        }
+    }
+
+    /// The table, read by this index where the database can be told.
+    pub(super) fn nodes_by(self, index: &str) -> String {
+        match self {
+            Self::Postgres => "nodes".to_owned(),
+            Self::Sqlite => format!("nodes INDEXED BY {index}"),
+        }
+    }
+
+    /// The time that stands in a parameter.
+    pub(super) fn time(self, parameter: &str) -> String {
+        match self {
+            Self::Postgres => format!("{parameter}::text::timestamptz"),
+            Self::Sqlite => parameter.to_owned(),
+        }
+    }
+
+    /// A time as a text that [`Dialect::time`] takes for the same one.
+    pub(super) fn time_text(self, column: &str) -> String {
+        match self {
+            // Whatever the session's time zone and style of dates.
+            Self::Postgres => format!("(to_json({column}) #>> '{{}}')"),
+            Self::Sqlite => column.to_owned(),
+        }
+    }
+
     /// A text that is another one after each change of the row.
     pub(super) fn changed(self) -> &'static str {
         match self {
@@ -172,7 +205,10 @@ impl Dialect {
     /// That the row is one of these.
     pub(super) fn id_in(self, ids: &[Uuid]) -> SimpleExpr {
         match self {
-            Self::Postgres => Expr::cust_with_values("id = ANY($1)", [ids.to_vec()]),
+            // The planner takes an array that it does not know for a short one, and goes by the ids.
+            Self::Postgres => {
+                Expr::cust_with_values("id = ANY(ARRAY(SELECT unnest($1)))", [ids.to_vec()])
+            }
             Self::Sqlite => Expr::cust_with_values(
                 "id IN (SELECT unhex(value, '-') FROM json_each(?))",
                 [to_json(ids)],

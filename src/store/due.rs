@@ -81,7 +81,7 @@ impl Store {
         if let Some(after) = after {
             wanted = wanted.filter(Column::Id.gt(after));
         }
-        let rows: Vec<Row> = wanted.into_model().all(&self.db).await?;
+        let rows: Vec<Row> = wanted.into_model().all(&self.operators).await?;
         Ok(rows.into_iter().map(PolicyRow::from).collect())
     }
 }

@@ -55,7 +55,7 @@ impl Store {
             .filter(is_it)
             .limit(2)
             .into_tuple()
-            .all(&self.db)
+            .all(&self.operators)
             .await?)
     }
 
@@ -105,7 +105,7 @@ impl Store {
             .filter(self.dialect().tenant_is_valid())
             .order_by_asc(Column::Id)
             .into_tuple()
-            .one(&self.db)
+            .one(&self.operators)
             .await?;
         Ok(found.is_some())
     }
@@ -113,7 +113,7 @@ impl Store {
     /// The latest vectors of a node, newest first. Only a database that ActiveKG has made keeps
     /// them; in others there are none.
     pub async fn versions(&self, id: Uuid, limit: u64) -> Result<Vec<NodeVersion>, StoreError> {
-        let backend = self.db.get_database_backend();
+        let backend = self.operators.get_database_backend();
         let (table, placeholder) = match self.dialect() {
             Dialect::Postgres => {
                 ("SELECT 1 WHERE to_regclass('embedding_history') IS NOT NULL", "$1")
@@ -123,7 +123,7 @@ impl Store {
             }
         };
         let has_table = Statement::from_string(backend, table);
-        if self.db.query_one_raw(has_table).await?.is_none() {
+        if self.operators.query_one_raw(has_table).await?.is_none() {
             return Ok(Vec::new());
         }
         let sql = format!(
@@ -131,6 +131,6 @@ impl Store {
              WHERE node_id = {placeholder} ORDER BY created_at DESC LIMIT {limit}"
         );
         let statement = Statement::from_sql_and_values(backend, sql, [id.into()]);
-        Ok(NodeVersion::find_by_statement(statement).all(&self.db).await?)
+        Ok(NodeVersion::find_by_statement(statement).all(&self.operators).await?)
     }
 }

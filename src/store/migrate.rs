@@ -198,7 +198,11 @@ async fn is_our_turn(transaction: &Transaction) -> Result<bool, StoreError> {
 /// For a table that nobody reads or writes yet, or that has one writer anyway.
 async fn create_indexes(transaction: &DatabaseTransaction) -> Result<(), StoreError> {
     for index in INDEXES {
-        let sql = format!("CREATE INDEX IF NOT EXISTS {} ON {}", index.name, index.of);
+        let of = match transaction.get_database_backend() {
+            DbBackend::Sqlite => index.of_in_sqlite.unwrap_or(index.of),
+            _ => index.of,
+        };
+        let sql = format!("CREATE INDEX IF NOT EXISTS {} ON {of}", index.name);
         transaction.execute_unprepared(&sql).await?;
     }
     for name in OBSOLETE {

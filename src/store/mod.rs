@@ -4,6 +4,7 @@
 //! Statements are set-based: a batch of rows travels as one parameter and is written at once.
 
 mod blockers;
+mod branch;
 mod cache;
 mod conflict;
 mod connect;
@@ -13,6 +14,7 @@ mod dsn;
 mod due;
 mod edit;
 mod error;
+mod estimate;
 mod facts;
 mod failure;
 mod in_place;
@@ -27,12 +29,14 @@ mod readiness;
 mod reembed;
 mod refusal;
 mod repair;
+mod requeue;
 mod results;
 mod session;
 mod source;
 mod transaction;
 mod types;
 mod visibility;
+mod walk;
 mod work;
 
 pub use due::PolicyRow;
@@ -56,6 +60,11 @@ pub struct Store {
     /// For writing. In Postgres the same as `db`; in SQLite a single connection, so that the
     /// writers of this process queue up in order instead of contending for the file's lock.
     writer: Database,
+    /// For what operators read: nothing that they ask for takes a connection from those who take
+    /// nodes in and store vectors.
+    operators: Database,
+    /// For what operators write. In Postgres the same as `operators`, in SQLite as `writer`.
+    operators_writer: Database,
     /// Components of each vector.
     dimension: usize,
     /// How texts are made of rows.

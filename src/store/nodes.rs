@@ -1,48 +1,72 @@
 //! What HTTP asks of the nodes: listing, reading, counting.
 
+use std::collections::{BTreeMap, HashMap};
+
 use entity::node::{Column, Entity, Model};
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, EntityTrait, ExprTrait, FromQueryResult, PaginatorTrait,
-    QueryFilter, QueryOrder, QueryResult, QuerySelect, QueryTrait, Select,
-    sea_query::{Expr, Query},
+    ColumnTrait, ConnectionTrait, EntityTrait, FromQueryResult, QueryFilter, QueryResult,
+    QuerySelect, QueryTrait, Select, sea_query::Expr,
 };
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::{
-    NodeDetail, NodeFilter, NodeSummary, StatusCounts, Store, StoreError,
+    NodeDetail, NodeFilter, NodeList, NodeSummary, StatusCounts, Store, StoreError, Total,
+    branch::{Branch, Walk, Wants},
     dialect::{Dialect, has_embedding, in_scope, status_of, tenant_of},
     results,
 };
 use crate::domain::{NodeStatus, TenantScope};
 
+/// Nodes that are counted one by one; of more, the number is an estimate.
+const COUNT_UP_TO: u64 = 100_000;
+
 impl Store {
-    /// The nodes that the filter wants, oldest first, and how many there are without its limit
-    /// and offset.
-    pub async fn list(&self, filter: &NodeFilter) -> Result<(Vec<NodeSummary>, u64), StoreError> {
-        let mut wanted = Entity::find().filter(in_scope(&filter.scope));
-        if let Some(status) = filter.status {
-            wanted = wanted.filter(Column::EmbeddingStatus.eq(status.as_str()));
+    /// A page of the nodes that the filter wants, oldest first.
+    ///
+    /// # Errors
+    /// [`StoreError::Cursor`] if the filter begins at a place that this database does not know.
+    pub async fn list(&self, filter: &NodeFilter) -> Result<NodeList, StoreError> {
+        let wants = match filter.has_embedding {
+            None => Wants::Any,
+            Some(true) => Wants::Embedded,
+            Some(false) => Wants::Unembedded,
+        };
+        let walk = Walk { scope: &filter.scope, status: filter.status, wants };
+        let (keys, next) = self.walk(&walk, &filter.from, filter.limit).await?;
+        let total = self.total(&walk).await?;
+        let places = keys.iter().enumerate().map(|(place, key)| (key.id, place));
+        let places: HashMap<Uuid, usize> = places.collect();
+        let ids: Vec<Uuid> = keys.iter().map(|key| key.id).collect();
+        let page = Entity::find().filter(self.dialect().id_in(&ids)).select_only().columns([
+            Column::Id,
+            Column::EmbeddingStatus,
+            Column::EmbeddingError,
+            Column::EmbeddingAttempts,
+        ]);
+        let rows: Vec<SummaryRow> =
+            self.with_expressions(page).into_model().all(&self.operators).await?;
+        let mut nodes: Vec<NodeSummary> = rows.into_iter().map(NodeSummary::from).collect();
+        nodes.sort_by_key(|node| places.get(&node.id).copied());
+        Ok(NodeList { nodes, next, total })
+    }
+
+    /// How many nodes a walk meets: counted, unless they are very many.
+    async fn total(&self, walk: &Walk<'_>) -> Result<Total, StoreError> {
+        let counted = self.count_up_to(walk, COUNT_UP_TO).await?;
+        if counted.is_all {
+            return Ok(Total { nodes: counted.found, is_exact: true });
         }
-        if let Some(wants_embedding) = filter.has_embedding {
-            let present = has_embedding();
-            wanted = wanted.filter(if wants_embedding { present } else { present.not() });
-        }
-        let total = wanted.clone().count(&self.db).await?;
-        let page = wanted
-            .select_only()
-            .columns([
-                Column::Id,
-                Column::EmbeddingStatus,
-                Column::EmbeddingError,
-                Column::EmbeddingAttempts,
-            ])
-            .order_by_asc(Column::CreatedAt)
-            .order_by_asc(Column::Id)
-            .limit(filter.limit)
-            .offset(filter.offset);
-        let rows = self.with_expressions(page).into_model::<SummaryRow>().all(&self.db).await?;
-        Ok((rows.into_iter().map(NodeSummary::from).collect(), total))
+        let estimate = match walk.status {
+            // What is known of a status and of vectors says little of both together; those that were
+            // looked at say more.
+            Some(_) if walk.wants != Wants::Any => {
+                let all = self.estimate(&Walk { wants: Wants::Any, ..walk.clone() }).await?;
+                (all as f64 * counted.found as f64 / counted.looked_at as f64) as u64
+            }
+            _ => self.estimate(walk).await?,
+        };
+        Ok(Total { nodes: estimate.max(counted.found), is_exact: false })
     }
 
     /// A node of the scope, with its vector if that is asked for.
@@ -69,32 +93,36 @@ impl Store {
 
     /// How many nodes of the scope are in each status.
     pub async fn status_counts(&self, scope: &TenantScope) -> Result<StatusCounts, StoreError> {
-        // First of each tenant, and of rows instead of a column: the index by tenant and status has
-        // all that this needs, in the order in which it needs it.
-        let by_tenant = Entity::find()
-            .select_only()
-            .column(Column::EmbeddingStatus)
-            .expr_as(Expr::cust("COUNT(*)"), "nodes")
-            .filter(in_scope(scope))
-            .group_by(Column::TenantId)
-            .group_by(Column::EmbeddingStatus)
-            .into_query();
-        let by_status = Query::select()
-            .column(Column::EmbeddingStatus)
-            .expr_as(Expr::cust("CAST(SUM(nodes) AS bigint)"), "nodes")
-            .from_subquery(by_tenant, "by_tenant")
-            .group_by_col(Column::EmbeddingStatus)
-            .to_owned();
-        let mut counts = StatusCounts::default();
-        for row in self.db.query_all(&by_status).await? {
-            let (status, nodes): (String, i64) = (row.try_get_by(0)?, row.try_get_by(1)?);
-            *match status_of(&status) {
-                NodeStatus::Queued => &mut counts.queued,
-                NodeStatus::Processing => &mut counts.processing,
-                NodeStatus::Ready => &mut counts.ready,
-                NodeStatus::Failed => &mut counts.failed,
-                NodeStatus::Skipped => &mut counts.skipped,
-            } += nodes.unsigned_abs();
+        let all = Walk { scope, status: None, wants: Wants::Any };
+        let (mut counts, mut counted, mut many) = (StatusCounts::default(), 0, Vec::new());
+        // The rows of one status may have two owners, if one of these is nobody.
+        let mut of_status: BTreeMap<String, Vec<Branch>> = BTreeMap::new();
+        for branch in self.branches(&all).await? {
+            of_status.entry(branch.status.clone()).or_default().push(branch);
+        }
+        for (name, branches) in of_status {
+            let status = status_of(&name);
+            let (_, nodes) = self.count_together(&all, &branches, COUNT_UP_TO + 1).await?;
+            *count_of(&mut counts, status) += nodes;
+            match nodes > COUNT_UP_TO {
+                true => many.push(status),
+                false => counted += nodes,
+            }
+        }
+        counts.is_estimated = !many.is_empty();
+        // What the database believes of all of them is closer than what it believes of a status,
+        // which changes sooner.
+        let rest = match many.as_slice() {
+            [_] => Some(self.estimate(&all).await?.saturating_sub(counted)),
+            _ => None,
+        };
+        for status in many {
+            let nodes = match rest {
+                Some(rest) => rest,
+                None => self.estimate(&Walk { status: Some(status), ..all.clone() }).await?,
+            };
+            let count = count_of(&mut counts, status);
+            *count = nodes.max(*count);
         }
         Ok(counts)
     }
@@ -107,6 +135,16 @@ impl Store {
         select
             .expr_as(self.dialect().classes(), "classes")
             .expr_as(has_embedding(), "has_embedding")
+    }
+}
+
+fn count_of(counts: &mut StatusCounts, status: NodeStatus) -> &mut u64 {
+    match status {
+        NodeStatus::Queued => &mut counts.queued,
+        NodeStatus::Processing => &mut counts.processing,
+        NodeStatus::Ready => &mut counts.ready,
+        NodeStatus::Failed => &mut counts.failed,
+        NodeStatus::Skipped => &mut counts.skipped,
     }
 }
 

@@ -97,11 +97,13 @@ pub(super) async fn record(
         Dialect::Postgres => (held_with_their_texts(store.rule), "v".to_owned()),
         Dialect::Sqlite => (String::new(), dialect.rows(&OUTCOME_ROW)),
     };
+    // As a case, from which no planner takes a condition that an index by status would be good for.
+    let may_end = "CASE WHEN v.unread THEN nodes.embedding_status IN ('processing', 'queued') \
+                   ELSE nodes.embedding_status = 'processing' END";
     let sql = format!(
         "{with}UPDATE nodes SET embedding_status = v.status, embedding_error = v.error, \
          embedding_attempts = v.attempts, updated_at = {now} \
-         FROM {source} WHERE nodes.id = v.id AND (nodes.embedding_status = 'processing' \
-           OR nodes.embedding_status = 'queued' AND v.unread) \
+         FROM {source} WHERE nodes.id = v.id AND {may_end} \
          RETURNING nodes.id",
         now = dialect.now(),
     );

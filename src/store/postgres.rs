@@ -27,12 +27,13 @@ use super::{
     dsn::{Server, Servers},
     error::is_conflict,
     failure::{ConnectError, is_fatal, shows_a_pooler},
-    session::{Answer, Session},
+    session::{Answer, Purpose, Session},
     transaction::PostgresTransaction,
 };
 
-/// Connections of one process.
-const CONNECTIONS: usize = 10;
+/// Connections of one process: for work, and for lists. Whoever waits for a list waits for other
+/// lists alone.
+const CONNECTIONS: (usize, usize) = (8, 2);
 /// How long a call waits for a connection before it gives up.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The first and the longest pause before a server is asked again for a connection.
@@ -54,6 +55,12 @@ impl fmt::Debug for Postgres {
 
 /// Makes connections and looks after those that wait to be used again.
 struct Connector {
+    purpose: Purpose,
+    known: Arc<Known>,
+}
+
+/// What is known of the servers, whatever a connection is for.
+struct Known {
     servers: Servers,
     /// The server that the last connection led to.
     last_good: AtomicUsize,
@@ -63,28 +70,40 @@ struct Connector {
 }
 
 impl Postgres {
-    /// Connects once, so that the caller learns at once what is wrong.
+    /// Connections for work, of which one is made, so that the caller learns at once what is wrong.
     pub(super) async fn connect(servers: Servers) -> Result<Self, ConnectError> {
-        let connector = Connector {
+        let known = Known {
             servers,
             last_good: AtomicUsize::new(0),
             generation: AtomicU64::new(0),
             plain: AtomicBool::new(false),
         };
-        let pool = Pool::builder(connector)
-            .max_size(CONNECTIONS)
+        let postgres = Self::of(Arc::new(known), Purpose::Work)?;
+        match postgres.pool.get().await {
+            Ok(_) => Ok(postgres),
+            Err(PoolError::Backend(error)) => Err(error),
+            Err(error) => Err(ConnectError { message: error.to_string(), is_passing: true }),
+        }
+    }
+
+    /// Connections to the same servers for lists; none is made yet.
+    pub(super) fn for_lists(&self) -> Result<Self, ConnectError> {
+        Self::of(Arc::clone(&self.pool.manager().known), Purpose::Lists)
+    }
+
+    fn of(known: Arc<Known>, purpose: Purpose) -> Result<Self, ConnectError> {
+        let pool = Pool::builder(Connector { purpose, known })
+            .max_size(match purpose {
+                Purpose::Work => CONNECTIONS.0,
+                Purpose::Lists => CONNECTIONS.1,
+            })
             .wait_timeout(Some(ACQUIRE_TIMEOUT))
             .runtime(deadpool::Runtime::Tokio1)
             // The fewer are in use, the fewer are kept busy by being checked.
             .queue_mode(managed::QueueMode::Lifo)
             .build()
             .map_err(|error| ConnectError { message: error.to_string(), is_passing: false })?;
-        let postgres = Self { pool };
-        match postgres.pool.get().await {
-            Ok(_) => Ok(postgres),
-            Err(PoolError::Backend(error)) => Err(error),
-            Err(error) => Err(ConnectError { message: error.to_string(), is_passing: true }),
-        }
+        Ok(Self { pool })
     }
 
     /// A connection. While none can be made, it is tried again for a while.
@@ -125,8 +144,9 @@ impl Postgres {
     /// Makes all connections anew. What was planned on them keeps the rights that the role had then:
     /// the server does not tell plans of row-level security that a role was granted or revoked.
     pub(super) fn renew(&self) {
-        let generation = self.pool.manager().generation.load(Ordering::Acquire);
-        self.pool.manager().end_generation(generation);
+        let known = &self.pool.manager().known;
+        let generation = known.generation.load(Ordering::Acquire);
+        known.end_generation(generation);
         self.pool.retain(|session, _| session.generation > generation);
     }
 
@@ -172,7 +192,7 @@ impl Postgres {
     pub(super) async fn for_migration(&self) -> Result<(DatabaseConnection, String), DbErr> {
         let mut held = self.acquire().await?;
         let settings = held.session().migration_settings();
-        let mut options = self.pool.manager().good_server().options.clone();
+        let mut options = self.pool.manager().known.good_server().options.clone();
         if held.session().is_shared() {
             options = options.extra_float_digits(None);
         }
@@ -182,7 +202,7 @@ impl Postgres {
     }
 }
 
-impl Connector {
+impl Known {
     fn good_server(&self) -> &Server {
         let last_good = self.last_good.load(Ordering::Relaxed);
         &self.servers.all[last_good % self.servers.all.len()]
@@ -205,16 +225,17 @@ impl managed::Manager for Connector {
 
     /// Asks one server after the other, first the one that served us last.
     async fn create(&self) -> Result<Session, ConnectError> {
-        let (servers, first) = (&self.servers.all, self.last_good.load(Ordering::Relaxed));
+        let Known { servers, last_good, generation, plain: any_plain } = self.known.as_ref();
+        let first = last_good.load(Ordering::Relaxed);
+        let (servers, timeout) = (&servers.all, servers.connect_timeout);
         let mut errors: Vec<ConnectError> = Vec::new();
         for at in (0..servers.len()).map(|next| (first + next) % servers.len()) {
-            let generation = self.generation.load(Ordering::Acquire);
-            let plain = self.plain.load(Ordering::Relaxed);
-            let timeout = self.servers.connect_timeout;
-            match Session::open(&servers[at], timeout, generation, plain).await {
+            let generation = generation.load(Ordering::Acquire);
+            let plain = any_plain.load(Ordering::Relaxed);
+            match Session::open(&servers[at], timeout, self.purpose, generation, plain).await {
                 Ok((session, plain)) => {
-                    self.last_good.store(at, Ordering::Relaxed);
-                    if plain && !self.plain.swap(true, Ordering::Relaxed) {
+                    last_good.store(at, Ordering::Relaxed);
+                    if plain && !any_plain.swap(true, Ordering::Relaxed) {
                         tracing::info!("Postgres is reached through a pooler");
                     }
                     return Ok(session);
@@ -230,7 +251,7 @@ impl managed::Manager for Connector {
     }
 
     async fn recycle(&self, session: &mut Session, _: &Metrics) -> RecycleResult<ConnectError> {
-        let is_current = session.generation == self.generation.load(Ordering::Acquire);
+        let is_current = session.generation == self.known.generation.load(Ordering::Acquire);
         if !is_current || !session.is_clean() {
             return Err(RecycleError::message("it is of no use any more"));
         }
@@ -238,7 +259,7 @@ impl managed::Manager for Connector {
             return Ok(());
         }
         session.check().await.map_err(|_| {
-            self.end_generation(session.generation);
+            self.known.end_generation(session.generation);
             RecycleError::message("it does not lead to a server that takes writes")
         })
     }
@@ -263,11 +284,11 @@ impl Held {
             && is_fatal(error)
         {
             let generation = self.session().generation;
-            let connector = self.pool.manager();
+            let known = &self.pool.manager().known;
             if shows_a_pooler(error) {
-                connector.plain.store(true, Ordering::Relaxed);
+                known.plain.store(true, Ordering::Relaxed);
             }
-            connector.end_generation(generation);
+            known.end_generation(generation);
             self.pool.retain(|session, _| session.generation > generation);
         }
         outcome

@@ -1,46 +1,23 @@
-//! What the sweep and an operator's requeue look for, and what they mend.
+//! What the sweep looks for, and what it mends.
 
 use entity::node::{Column, Entity};
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, EntityTrait, FromQueryResult, QueryFilter, QueryOrder,
-    QuerySelect, Select, Statement, UpdateMany,
-    sea_query::{Expr, ExprTrait, LockBehavior, LockType},
+    ColumnTrait, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, QuerySelect, Select,
+    UpdateMany,
+    sea_query::{Expr, LockBehavior, LockType},
 };
-use serde::Serialize;
 use uuid::Uuid;
 
 use super::{
-    Candidate, OpenPage, RequeueFilter, Store, StoreError,
-    dialect::{
-        Dialect, Kind, STALE, has_current_embedding, in_scope, status_of, tenant_of, to_json,
-    },
+    Candidate, OpenPage, Store, StoreError,
+    dialect::{STALE, has_current_embedding, status_of, tenant_of},
 };
-use crate::domain::{NodeStatus, TenantId, TenantScope};
+use crate::domain::{NodeStatus, TenantId};
 
 /// Rows that one transaction of a repair changes.
 const STEP: u64 = 1000;
 
 impl Store {
-    /// The nodes that an operator wants enqueued, oldest first.
-    pub async fn requeue_candidates(
-        &self,
-        filter: &RequeueFilter,
-    ) -> Result<Vec<Candidate>, StoreError> {
-        let mut wanted = Entity::find().filter(in_scope(&filter.scope));
-        if let Some(ids) = &filter.node_ids {
-            wanted = wanted.filter(self.dialect().id_in(ids));
-        }
-        if let Some(status) = filter.status {
-            wanted = wanted.filter(Column::EmbeddingStatus.eq(status.as_str()));
-        }
-        if filter.only_missing_embedding {
-            wanted = wanted.filter(has_current_embedding().not());
-        }
-        let wanted =
-            wanted.order_by_asc(Column::CreatedAt).order_by_asc(Column::Id).limit(filter.limit);
-        self.candidates(wanted).await
-    }
-
     /// Looks at `limit` open rows, in the order of their ids from behind `after`, and answers those
     /// that nothing changed for `older_than_seconds` and whose tenant a job can carry.
     pub async fn open_nodes(
@@ -94,29 +71,6 @@ impl Store {
         self.update_in_steps(wanted, update).await
     }
 
-    /// Marks nodes that have a vector of their current text, and are `queued` or `failed` all the
-    /// same, as `ready`; answers how many. A row that another session of Postgres holds is left.
-    pub async fn backfill_ready(
-        &self,
-        scope: &TenantScope,
-        node_ids: Option<&[Uuid]>,
-    ) -> Result<u64, StoreError> {
-        let dialect = self.dialect();
-        let unready = [NodeStatus::Queued.as_str(), NodeStatus::Failed.as_str()];
-        let mut wanted = Entity::find()
-            .filter(in_scope(scope))
-            .filter(has_current_embedding())
-            .filter(Column::EmbeddingStatus.is_in(unready));
-        if let Some(ids) = node_ids {
-            wanted = wanted.filter(dialect.id_in(ids));
-        }
-        let update = Entity::update_many()
-            .col_expr(Column::EmbeddingStatus, NodeStatus::Ready.as_str().into())
-            .col_expr(Column::EmbeddingError, Expr::cust("NULL"))
-            .col_expr(Column::UpdatedAt, Expr::cust(dialect.now()));
-        self.update_in_steps(wanted, update).await
-    }
-
     /// Updates the rows that are wanted, which they must not be any more afterwards, some in each
     /// transaction, and passes over those that another session holds.
     async fn update_in_steps(
@@ -153,48 +107,6 @@ impl Store {
         }
     }
 
-    /// Puts nodes to `queued` with attempts counted from 0 again, each only if nothing changed it
-    /// since it was read; answers those that were.
-    pub async fn mark_queued(&self, nodes: &[Candidate]) -> Result<Vec<Uuid>, StoreError> {
-        #[derive(Serialize)]
-        struct Row<'a> {
-            id: Uuid,
-            changed: Option<&'a str>,
-        }
-        let rows: Vec<Row<'_>> = nodes
-            .iter()
-            .map(|node| Row { id: node.id, changed: node.changed.as_deref() })
-            .collect();
-        let dialect = self.dialect();
-        let rows_of = dialect.rows(&[("id", Kind::Uuid), ("changed", Kind::Text)]);
-        let (with, source) = match dialect {
-            // A row that another session holds is left to whoever does the job.
-            Dialect::Postgres => (
-                format!(
-                    "WITH given AS MATERIALIZED (SELECT v.* FROM {rows_of}), \
-                     v AS MATERIALIZED ( \
-                       SELECT given.* FROM given JOIN nodes AS n ON n.id = given.id \
-                       FOR NO KEY UPDATE OF n SKIP LOCKED) "
-                ),
-                "v".to_owned(),
-            ),
-            Dialect::Sqlite => (String::new(), rows_of),
-        };
-        let sql = format!(
-            "{with}UPDATE nodes SET embedding_status = 'queued', embedding_attempts = 0, \
-             embedding_error = NULL, updated_at = {now} \
-             FROM {source} WHERE nodes.id = v.id AND {changed} IS NOT DISTINCT FROM v.changed \
-             RETURNING nodes.id",
-            now = dialect.now(),
-            changed = dialect.changed(),
-        );
-        let values = [to_json(&rows).into()];
-        let backend = self.writer.get_database_backend();
-        let marked =
-            self.writer.query_all_raw(Statement::from_sql_and_values(backend, sql, values)).await?;
-        Ok(marked.iter().map(|row| row.try_get("", "id")).collect::<Result<_, _>>()?)
-    }
-
     /// The owners of those of the nodes that exist.
     pub async fn tenants_of(&self, ids: &[Uuid]) -> Result<Vec<(Uuid, TenantId)>, StoreError> {
         let rows: Vec<(Uuid, Option<String>)> = Entity::find()
@@ -210,16 +122,8 @@ impl Store {
             .collect())
     }
 
-    /// Leaves out nodes whose tenant no job can carry, before the limit is counted.
-    async fn candidates(&self, wanted: Select<Entity>) -> Result<Vec<Candidate>, StoreError> {
-        let wanted = wanted.filter(self.dialect().tenant_is_valid());
-        let rows: Vec<CandidateRow> =
-            self.select_candidates(wanted).into_model().all(&self.db).await?;
-        Ok(rows.into_iter().filter_map(CandidateRow::into_candidate).collect())
-    }
-
     /// What a [`CandidateRow`] is read from.
-    fn select_candidates(&self, wanted: Select<Entity>) -> Select<Entity> {
+    pub(super) fn select_candidates(&self, wanted: Select<Entity>) -> Select<Entity> {
         wanted
             .select_only()
             .columns([Column::Id, Column::TenantId, Column::EmbeddingStatus])
@@ -236,7 +140,7 @@ struct OpenRow {
 }
 
 #[derive(FromQueryResult)]
-struct CandidateRow {
+pub(super) struct CandidateRow {
     id: Uuid,
     tenant_id: Option<String>,
     embedding_status: String,
@@ -245,7 +149,7 @@ struct CandidateRow {
 }
 
 impl CandidateRow {
-    fn into_candidate(self) -> Option<Candidate> {
+    pub(super) fn into_candidate(self) -> Option<Candidate> {
         Some(Candidate {
             id: self.id,
             tenant_id: tenant_of(self.tenant_id)?,

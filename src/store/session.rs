@@ -41,10 +41,38 @@ const MARK: &str = "vecmill.session";
 /// transactions that see what others committed before each statement, and names without quotes.
 const SETTINGS: [(&str, &str); 2] =
     [("default_transaction_isolation", "read committed"), ("quote_all_identifiers", "off")];
+/// Of connections for lists, in addition: rows come by an index in its order, and no sooner than they
+/// are wanted, whatever the planner believes of the table. It is not told which status is meant, so
+/// that it does not take a partial index that holds more than that, in another order.
+const SETTINGS_FOR_LISTS: [(&str, &str); 4] = [
+    ("enable_seqscan", "off"),
+    ("enable_bitmapscan", "off"),
+    ("jit", "off"),
+    ("plan_cache_mode", "force_generic_plan"),
+];
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Taking nodes in, and storing vectors.
+    Work,
+    /// What operators ask for.
+    Lists,
+}
+
+impl Purpose {
+    fn settings(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::Work => &[],
+            Self::Lists => &SETTINGS_FOR_LISTS,
+        }
+    }
+}
 
 /// A connection.
 pub(super) struct Session {
     connection: PgConnection,
+    purpose: Purpose,
     /// Whether the server may serve others between our transactions.
     is_shared: bool,
     /// Where names without a schema are looked for, if that must differ from the default.
@@ -74,14 +102,16 @@ impl Session {
     pub(super) async fn open(
         server: &Server,
         timeout: Duration,
+        purpose: Purpose,
         generation: u64,
         plain: bool,
     ) -> Result<(Self, bool), ConnectError> {
         let opened = tokio::time::timeout(timeout, async {
             let mark = Uuid::new_v4().simple().to_string();
-            let (connection, plain) = connect(&server.options, &mark, plain).await?;
+            let (connection, plain) = connect(&server.options, &mark, purpose, plain).await?;
             let mut session = Self {
                 connection,
+                purpose,
                 is_shared: true,
                 search_path: None,
                 begin: String::new(),
@@ -158,6 +188,9 @@ impl Session {
     fn local_settings(&self, statement_timeout: Duration) -> String {
         let mut sql = format!("SET LOCAL statement_timeout = '{}s'", statement_timeout.as_secs());
         sql.push_str("; SET LOCAL quote_all_identifiers = off");
+        for (name, value) in self.purpose.settings() {
+            sql.push_str(&format!("; SET LOCAL {name} = {value}"));
+        }
         if let Some(path) = &self.search_path {
             sql.push_str(&format!("; SET LOCAL search_path = {path}"));
         }
@@ -285,6 +318,7 @@ struct State {
 async fn connect(
     options: &PgConnectOptions,
     mark: &str,
+    purpose: Purpose,
     plain: bool,
 ) -> Result<(PgConnection, bool), sqlx::Error> {
     if !plain {
@@ -292,7 +326,8 @@ async fn connect(
         let own = options
             .clone()
             .options([(MARK, mark), ("statement_timeout", &timeout)])
-            .options(SETTINGS);
+            .options(SETTINGS)
+            .options(purpose.settings().iter().copied());
         match own.connect().await {
             Err(error) if refuses_settings(&error) => {}
             connected => return Ok((connected?, false)),

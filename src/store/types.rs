@@ -19,8 +19,47 @@ pub struct NodeFilter {
     pub status: Option<NodeStatus>,
     /// Rows at most.
     pub limit: u64,
-    /// Rows to pass over.
-    pub offset: u64,
+    /// Where to begin.
+    pub from: Cursor,
+}
+
+/// A place among nodes in the order of their age. The default is the beginning.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Cursor {
+    /// Behind which node; before the first one when `None`.
+    pub after: Option<Position>,
+    /// How many of the nodes that are wanted are still to be passed over from there.
+    pub skip: u64,
+}
+
+/// Where a node stands in the order of age. The place is there without the node, too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Position {
+    /// When the node was created, as the database writes it; none if it does not say.
+    pub created_at: Option<String>,
+    /// The node.
+    pub id: Uuid,
+}
+
+/// A page of a listing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeList {
+    /// The nodes, oldest first. There may be fewer than asked for before the end, where few of many
+    /// are wanted.
+    pub nodes: Vec<NodeSummary>,
+    /// Where the next page begins; none at the end.
+    pub next: Option<Cursor>,
+    /// How many match, on all pages.
+    pub total: Total,
+}
+
+/// How many nodes there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Total {
+    /// The number.
+    pub nodes: u64,
+    /// Whether they were counted, rather than estimated.
+    pub is_exact: bool,
 }
 
 /// A node in a listing.
@@ -88,6 +127,8 @@ pub struct StatusCounts {
     pub failed: u64,
     /// Nodes `skipped`.
     pub skipped: u64,
+    /// Whether one of these is estimated, which only large ones are.
+    pub is_estimated: bool,
 }
 
 /// A claimed job, as far as the store is concerned.
@@ -242,6 +283,26 @@ pub struct RequeueFilter {
     pub only_missing_embedding: bool,
     /// Nodes at most, oldest first.
     pub limit: u64,
+    /// Where to begin, unless nodes are named.
+    pub from: Cursor,
+}
+
+/// Nodes that an operator wants enqueued.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RequeuePage {
+    /// The nodes, oldest first, each with where the next page begins behind it.
+    pub nodes: Vec<(Candidate, Cursor)>,
+    /// Where the next page begins; none at the end.
+    pub next: Option<Cursor>,
+}
+
+/// How many nodes were marked `ready`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backfilled {
+    /// The number.
+    pub nodes: u64,
+    /// Whether there are no others.
+    pub is_all: bool,
 }
 
 /// A node that a job may be made for.
@@ -291,6 +352,9 @@ pub enum StoreError {
         /// Components of the model.
         model: usize,
     },
+    /// A place in a listing is none that this database gave.
+    #[error("cursor: must be the next_cursor of an earlier answer; begin again without it")]
+    Cursor,
     /// The database lacks something that only its administrator can give.
     #[error("{0}")]
     Setup(String),

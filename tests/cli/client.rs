@@ -193,10 +193,37 @@ async fn status_and_requeue_answer_as_the_api_does() {
         (vec!["--status", "all", "--only-missing-embedding"], 1),
     ] {
         let done = here(&[&["requeue", "--json"], arguments.as_slice()].concat()).await.json();
-        let expected = json!({"backfilled": 0, "requested": requested, "enqueued": requested});
+        let expected = json!({"backfilled": 0, "requested": requested, "enqueued": requested,
+            "next_cursor": null});
         assert_eq!(done, expected, "{arguments:?}");
         app.settled(DEADLINE).await;
     }
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_requeue_of_all_goes_on_to_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings =
+        [("EMBEDDING_QUEUE_MAX_DEPTH", "1000000"), ("EMBEDDING_TENANT_MAX_PENDING", "0")];
+    let app = TestApp::serve(dir.path(), &settings).await;
+    let texts: Vec<String> = (0..200).map(|i| format!("text {i}")).collect();
+    for _ in 0..25 {
+        app.ingest("acme", &texts).await;
+    }
+    app.settled(DEADLINE).await;
+    let environment = [("VECMILL_URL", app.url())];
+    let here = async |arguments: &[&str]| run_in(&environment, arguments).await;
+    let ready = ["requeue", "--status", "ready", "--no-backfill-ready"];
+    let some = here(&ready).await;
+    assert!(some.stdout.contains("there are more: use --all"), "{}", some.stdout);
+    app.settled(DEADLINE).await;
+    let all = here(&[ready.as_slice(), &["--all", "--json"]].concat()).await.json();
+    let expected =
+        json!({"backfilled": 0, "requested": 5000, "enqueued": 5000, "next_cursor": null});
+    // What was enqueued first may be ready again, but not come again.
+    assert_eq!(all, expected);
+    app.settled(DEADLINE).await;
     app.stop().await;
 }
 
@@ -221,6 +248,7 @@ async fn a_server_that_is_not_there_is_told_apart_from_wrong_usage() {
         vec!["requeue", "--status", "done"],
         vec!["requeue", "--limit", "2001"],
         vec!["requeue", "--node", "42"],
+        vec!["requeue", "--all", "--limit", "5"],
     ] {
         run(&arguments).await.assert_code(2);
     }

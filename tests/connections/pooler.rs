@@ -150,7 +150,7 @@ async fn processes_that_migrate_behind_a_pooler_take_turns() {
                 SELECT gen_random_uuid(), 'acme', '{}', '{}', '{}', '[]' \
                 FROM generate_series(1, 50000)";
     raw.execute_unprepared(fill).await.unwrap();
-    raw.execute_unprepared("DROP INDEX vecmill_nodes_created").await.unwrap();
+    raw.execute_unprepared("DROP INDEX vecmill_nodes_status").await.unwrap();
     raw.execute_unprepared("DROP INDEX vecmill_nodes_latest").await.unwrap();
     migrate_all().await;
     assert_eq!(indexes().await, all);

@@ -3,7 +3,7 @@
 use vecmill::{
     domain::{Action, Job, NodeStatus, TenantScope},
     queue::Enqueued,
-    store::{Candidate, RequeueFilter},
+    store::{Candidate, Cursor, RequeueFilter},
 };
 
 use crate::{
@@ -33,6 +33,7 @@ impl Operator {
             status,
             only_missing_embedding: false,
             limit: 3,
+            from: Cursor::default(),
         };
         let found = book.site.store.requeue_candidates(&filter).await.unwrap();
         *self = Self::Found(found, action);

@@ -8,7 +8,12 @@ use super::{DEADLINE, Deployment, texts};
 const QUEUED: &str = r#"{"tenant_id":"default","status":"queued","only_missing_embedding":true,"backfill_ready":true,"limit":2000}"#;
 
 fn answer(backfilled: u64, requested: u64, enqueued: u64) -> Value {
-    json!({"backfilled": backfilled, "requested": requested, "enqueued": enqueued})
+    json!({
+        "backfilled": backfilled,
+        "requested": requested,
+        "enqueued": enqueued,
+        "next_cursor": null
+    })
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -209,7 +214,9 @@ async fn what_the_limits_forbid_is_requested_less_enqueued() {
         assert_eq!(deployment.api.settled(DEADLINE).await["ready"], 12);
         worker.stop().await;
         let body = r#"{"tenant_id":"default","status":"failed","limit":5}"#;
-        assert_eq!(deployment.requeue(body).await, answer(0, 5, 5), "no more than asked for");
+        let mut some = deployment.requeue(body).await;
+        assert!(some["next_cursor"].take().is_string(), "there are more");
+        assert_eq!(some, answer(0, 5, 5), "no more than asked for");
         deployment.stop().await;
     }
 }
@@ -225,5 +232,56 @@ async fn only_the_nodes_named_are_enqueued() {
     assert!(ids[..3].iter().all(|id| entries.contains(id)), "{entries}");
     let of_another = json!({"status": "queued", "tenant_id": "other", "node_ids": ids}).to_string();
     assert_eq!(deployment.requeue(&of_another).await, answer(0, 0, 0));
+    deployment.stop().await;
+}
+
+/// 6,000 nodes `queued` that no job is there for, as a Redis that lost its memory leaves them.
+async fn six_thousand(deployment: &Deployment) {
+    let lost = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 6000) \
+         INSERT INTO nodes (id, tenant_id, classes, props, created_at) \
+         SELECT randomblob(16), 'tenant ' || (i % 4), '[\"Old\"]', '{\"text\": \"t\"}', \
+           strftime('%Y-%m-%dT%H:%M:%f+00:00', '2026-01-01', i || ' seconds') FROM n";
+    assert_eq!(deployment.sql(lost).await, 6000);
+}
+
+const NO_LIMITS: [(&str, &str); 2] =
+    [("EMBEDDING_QUEUE_MAX_DEPTH", "1000000"), ("EMBEDDING_TENANT_MAX_PENDING", "0")];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_call_again_comes_to_nodes_that_have_no_job_yet() {
+    let deployment = Deployment::start(&NO_LIMITS).await;
+    six_thousand(&deployment).await;
+    let body = r#"{"status":"queued","only_missing_embedding":true}"#;
+    for (requested, enqueued) in [(2000, 2000), (4000, 2000), (6000, 2000), (6000, 0)] {
+        let mut answer = deployment.requeue(body).await;
+        answer["next_cursor"].take();
+        assert_eq!(answer, self::answer(0, requested, enqueued));
+    }
+    assert_eq!(deployment.redis_number(&["LLEN", "embedding:queue"]), 6000);
+    // Few at once do not keep it from those behind many.
+    deployment.sql("DELETE FROM nodes WHERE rowid = 5900").await;
+    let one = "INSERT INTO nodes (id, tenant_id, props, created_at) \
+         VALUES (x'00000000000000000000000000000001', 'acme', '{\"text\": \"t\"}', '2027-01-01')";
+    deployment.sql(one).await;
+    let few = r#"{"status":"queued","limit":1}"#;
+    assert_eq!(deployment.requeue(few).await, answer(0, 6000, 1));
+    deployment.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requeues_by_cursor_come_to_each_node_once() {
+    let deployment = Deployment::start(&NO_LIMITS).await;
+    six_thousand(&deployment).await;
+    let (mut cursor, mut calls) = (Value::Null, Vec::new());
+    loop {
+        let body = json!({"status": "queued", "limit": 1500, "cursor": cursor}).to_string();
+        let answer = deployment.requeue(&body).await;
+        calls.push((answer["requested"].as_u64().unwrap(), answer["enqueued"].as_u64().unwrap()));
+        cursor = answer["next_cursor"].clone();
+        if cursor.is_null() {
+            break;
+        }
+    }
+    assert_eq!(calls, [(1500, 1500); 4]);
     deployment.stop().await;
 }

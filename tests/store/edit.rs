@@ -5,7 +5,7 @@ use uuid::Uuid;
 use vecmill::{
     domain::{NewNode, NodePatch, NodeStatus, TenantScope},
     store::{
-        NodeDetail, OnNewText, OnRefusal, Outcome, Patched, RequeueFilter, Store, Subject,
+        Cursor, NodeDetail, OnNewText, OnRefusal, Outcome, Patched, RequeueFilter, Store, Subject,
         TextSource, text_hash,
     },
 };
@@ -186,7 +186,7 @@ async fn a_vector_of_an_older_text_counts_as_missing(db: TestDb) {
     let store = db.migrated().await;
     let (stale, current) = (ready(&store).await, ready(&store).await);
     patch(&store, stale.id, &text("new"), OnNewText::Queue).await;
-    assert_eq!(store.backfill_ready(&TenantScope::All, None).await.unwrap(), 0);
+    assert_eq!(store.backfill_ready(&TenantScope::All, None).await.unwrap().nodes, 0);
     assert_eq!(status(&store, stale.id).await, NodeStatus::Queued);
     assert!(read(&store, stale.id).await.summary.has_embedding, "a vector is stored all the same");
 
@@ -196,6 +196,7 @@ async fn a_vector_of_an_older_text_counts_as_missing(db: TestDb) {
         status: None,
         only_missing_embedding,
         limit: 10,
+        from: Cursor::default(),
     };
     let missing = store.requeue_candidates(&wanted(true)).await.unwrap();
     assert_eq!(missing.iter().map(|found| found.id).collect::<Vec<_>>(), [stale.id]);

@@ -7,7 +7,7 @@ use serde_json::json;
 use uuid::Uuid;
 use vecmill::{
     domain::{NewNode, NodePatch, NodeStatus, TenantScope},
-    store::{OnNewText, OnRefusal, Patched, RequeueFilter, Store},
+    store::{Cursor, OnNewText, OnRefusal, Patched, RequeueFilter, Store},
 };
 
 use crate::support::{TestDb, job, node, object, only, outcome, status, vector};
@@ -70,6 +70,7 @@ async fn every_repair_passes_over_a_row_that_another_holds() {
         status: None,
         only_missing_embedding: false,
         limit: 10,
+        from: Cursor::default(),
     };
     let candidates = store.requeue_candidates(&all).await.unwrap();
     assert_eq!(candidates.len(), 2);
@@ -80,7 +81,7 @@ async fn every_repair_passes_over_a_row_that_another_holds() {
     let transaction = raw.begin().await.unwrap();
     let lock = format!("SELECT FROM nodes WHERE id = '{}' FOR UPDATE", held.id);
     transaction.execute_unprepared(&lock).await.unwrap();
-    assert_eq!(in_time(store.backfill_ready(&TenantScope::All, None)).await.unwrap(), 1);
+    assert_eq!(in_time(store.backfill_ready(&TenantScope::All, None)).await.unwrap().nodes, 1);
     assert_eq!(status(&store, free.id).await, NodeStatus::Ready);
     assert_eq!(status(&store, held.id).await, NodeStatus::Queued);
     transaction.rollback().await.unwrap();
@@ -127,7 +128,7 @@ async fn a_transaction_that_the_database_gives_up_is_done_again() {
     .await;
     let again = async || db.sql("SELECT setval('writes', 1, false)").await;
 
-    assert_eq!(store.backfill_ready(&TenantScope::All, None).await.unwrap(), 2);
+    assert_eq!(store.backfill_ready(&TenantScope::All, None).await.unwrap().nodes, 2);
     again().await;
     let patch = NodePatch { props: Some(object(json!({"text": "c"}))), ..NodePatch::default() };
     let patched = store.patch(&only("acme"), ids[0], &patch, OnNewText::Queue).await.unwrap();

@@ -3,7 +3,7 @@
 use futures::future::try_join_all;
 use vecmill::{
     domain::{NodeStatus, TenantScope},
-    store::{NodeFilter, OnRefusal, Store, StoreError},
+    store::{Cursor, NodeFilter, NodeList, OnRefusal, Store, StoreError},
 };
 
 use crate::support::{DIMENSION, TestDb, job, node, on_both_databases, read, vector};
@@ -61,6 +61,13 @@ async fn an_older_database_becomes_as_a_new_one(db: TestDb) {
         "DROP INDEX vecmill_nodes_latest; \
          CREATE INDEX vecmill_nodes_input ON nodes (embedding_input_hash) \
          WHERE embedding_input_hash IS NOT NULL; \
+         DROP INDEX vecmill_nodes_lacking; \
+         DROP INDEX vecmill_nodes_tenant_lacking; \
+         DROP INDEX vecmill_nodes_backfill; \
+         DROP INDEX vecmill_nodes_status; \
+         CREATE INDEX vecmill_nodes_created ON nodes (created_at, id); \
+         DROP INDEX vecmill_nodes_tenant; \
+         CREATE INDEX vecmill_nodes_tenant_status ON nodes (tenant_id, embedding_status); \
          DELETE FROM vecmill_migrations WHERE version = 'm0004_latest'",
     )
     .await;
@@ -135,15 +142,15 @@ async fn a_table_of_another_installation_gets_what_it_lacks_and_keeps_the_rest(d
         has_embedding: Some(true),
         status: None,
         limit: 10,
-        offset: 0,
+        from: Cursor::default(),
     };
-    let (listed, _) = store.list(&everything).await.unwrap();
+    let NodeList { nodes: listed, .. } = store.list(&everything).await.unwrap();
     assert_eq!(listed[0].classes, ["Job", "a b"]);
     // Their row had no status column: the default of the contract is `queued`.
     assert_eq!(listed[0].status, NodeStatus::Queued);
     let found = read(&store, listed[0].id).await;
     assert_eq!(found.embedding, Some(vec![1.0, 0.0, 0.0]));
-    assert_eq!(store.backfill_ready(&TenantScope::All, None).await.unwrap(), 1);
+    assert_eq!(store.backfill_ready(&TenantScope::All, None).await.unwrap().nodes, 1);
 
     let ours = node("acme", "ours");
     store

@@ -4,7 +4,7 @@ use serde_json::json;
 use uuid::Uuid;
 use vecmill::{
     domain::{NewNode, NodeStatus, TenantScope},
-    store::{Fault, NodeFilter, OnRefusal, StatusCounts},
+    store::{Cursor, Fault, NodeFilter, NodeList, OnRefusal, StatusCounts, Total},
 };
 
 use crate::support::{
@@ -25,7 +25,11 @@ on_both_databases!(
 );
 
 fn everything(scope: TenantScope) -> NodeFilter {
-    NodeFilter { scope, has_embedding: None, status: None, limit: 100, offset: 0 }
+    NodeFilter { scope, has_embedding: None, status: None, limit: 100, from: Cursor::default() }
+}
+
+fn passing(skip: u64) -> Cursor {
+    Cursor { after: None, skip }
 }
 
 async fn a_node_that_a_trigger_leaves_out_is_refused(db: TestDb) {
@@ -49,7 +53,7 @@ async fn a_node_that_a_trigger_leaves_out_is_refused(db: TestDb) {
     let refusals = store.insert_nodes(&nodes, NodeStatus::Queued, OnRefusal::KeepOthers).await;
     let refused: Vec<bool> = refusals.unwrap().iter().map(Option::is_some).collect();
     assert_eq!(refused, [false, true, false]);
-    let listed = store.list(&everything(TenantScope::All)).await.unwrap().0;
+    let listed = store.list(&everything(TenantScope::All)).await.unwrap().nodes;
     assert_eq!(listed.len(), 2);
 }
 
@@ -107,7 +111,8 @@ async fn no_scope_shows_a_node_of_another_tenant(db: TestDb) {
 
     assert!(store.get(&only("acme"), ours.id, false).await.unwrap().is_some());
     assert!(store.get(&only("acme"), theirs.id, false).await.unwrap().is_none());
-    let (listed, total) = store.list(&everything(only("acme"))).await.unwrap();
+    let NodeList { nodes: listed, total: Total { nodes: total, .. }, .. } =
+        store.list(&everything(only("acme"))).await.unwrap();
     assert_eq!((listed.iter().map(|node| node.id).collect::<Vec<_>>(), total), (vec![ours.id], 1));
     assert_eq!(store.status_counts(&only("acme")).await.unwrap().queued, 1);
     assert_eq!(store.status_counts(&only("default")).await.unwrap(), StatusCounts::default());
@@ -127,16 +132,21 @@ async fn a_listing_is_filtered_paged_and_counted(db: TestDb) {
     store.record(&[outcome(nodes[3].id, NodeStatus::Failed)]).await.unwrap();
 
     let ids = async |filter: NodeFilter| {
-        let (listed, total) = store.list(&filter).await.unwrap();
+        let NodeList { nodes: listed, total: Total { nodes: total, .. }, .. } =
+            store.list(&filter).await.unwrap();
         (listed.iter().map(|node| node.id).collect::<Vec<_>>(), total)
     };
     let all = || everything(TenantScope::All);
-    assert_eq!(ids(NodeFilter { limit: 2, offset: 4, ..all() }).await, (vec![nodes[4].id], 5));
-    assert_eq!(ids(NodeFilter { limit: 2, offset: 9, ..all() }).await, (vec![], 5));
+    assert_eq!(
+        ids(NodeFilter { limit: 2, from: passing(4), ..all() }).await,
+        (vec![nodes[4].id], 5)
+    );
+    assert_eq!(ids(NodeFilter { limit: 2, from: passing(9), ..all() }).await, (vec![], 5));
     assert_eq!(ids(NodeFilter { has_embedding: Some(true), ..all() }).await.0, [nodes[1].id]);
     assert_eq!(ids(NodeFilter { has_embedding: Some(false), ..all() }).await.1, 4);
     let failed = NodeFilter { status: Some(NodeStatus::Failed), ..all() };
-    let (listed, total) = store.list(&failed).await.unwrap();
+    let NodeList { nodes: listed, total: Total { nodes: total, .. }, .. } =
+        store.list(&failed).await.unwrap();
     assert_eq!(total, 1);
     assert_eq!(listed[0].id, nodes[3].id);
     assert_eq!((listed[0].error.as_deref(), listed[0].attempts), (Some("it is failed"), 2));
@@ -163,9 +173,9 @@ async fn a_refused_node_harms_no_other(db: TestDb) {
     batch.insert(3, first.clone());
     let refused = [None, None, None, Some(true), None, None];
     assert_eq!(insert(&batch, OnRefusal::KeepNone).await, refused);
-    assert_eq!(store.list(&all()).await.unwrap().1, 1);
+    assert_eq!(store.list(&all()).await.unwrap().total.nodes, 1);
     assert_eq!(insert(&batch, OnRefusal::KeepOthers).await, refused);
-    assert_eq!(store.list(&all()).await.unwrap().1, 6);
+    assert_eq!(store.list(&all()).await.unwrap().total.nodes, 6);
     assert!(insert(&[], OnRefusal::KeepOthers).await.is_empty());
 }
 
@@ -215,7 +225,7 @@ async fn embedded_nodes_are_written_all_or_none(db: TestDb) {
         (second.clone(), Ok(vector(second.id, "of another text", [0.0, 1.0, 0.0]))),
     ];
     store.insert_ready(&results, OnRefusal::KeepOthers).await.unwrap_err();
-    assert_eq!(store.list(&everything(TenantScope::All)).await.unwrap().1, 0);
+    assert_eq!(store.list(&everything(TenantScope::All)).await.unwrap().total.nodes, 0);
 }
 
 async fn a_node_without_a_tenant_is_the_default_tenants(db: TestDb) {
@@ -230,7 +240,7 @@ async fn a_node_without_a_tenant_is_the_default_tenants(db: TestDb) {
     assert!(store.get(&only("acme"), foreign.id, false).await.unwrap().is_none());
     let found = store.get(&only("default"), foreign.id, false).await.unwrap().unwrap();
     assert_eq!(found.tenant_id.as_str(), "default");
-    assert_eq!(store.list(&everything(only("default"))).await.unwrap().1, 1);
+    assert_eq!(store.list(&everything(only("default"))).await.unwrap().total.nodes, 1);
     let tenants = store.tenants_of(&[foreign.id, Uuid::new_v4()]).await.unwrap();
     assert_eq!(tenants, [(foreign.id, crate::support::tenant("default"))]);
 }

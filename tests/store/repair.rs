@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use vecmill::{
     domain::{NewNode, NodeStatus, TenantScope},
-    store::{Candidate, OnRefusal, OpenPage, RequeueFilter, Store},
+    store::{Candidate, Cursor, OnRefusal, OpenPage, RequeueFilter, Store},
 };
 
 use crate::{
@@ -47,6 +47,7 @@ fn everything() -> RequeueFilter {
         status: None,
         only_missing_embedding: false,
         limit: 2000,
+        from: Cursor::default(),
     }
 }
 
@@ -77,14 +78,14 @@ async fn backfill_marks_only_nodes_with_a_vector(db: TestDb) {
     let store = db.migrated().await;
     let ours = one_of_each(&store, "acme").await;
     let theirs = one_of_each(&store, "other").await;
-    assert_eq!(store.backfill_ready(&TenantScope::All, None).await.unwrap(), 0);
+    assert_eq!(store.backfill_ready(&TenantScope::All, None).await.unwrap().nodes, 0);
 
     // All get a vector, as another program may have left them.
     let blob = if db.is_sqlite() { "x'0000803f0000000000000000'" } else { "'[1,0,0]'" };
     db.sql(&format!("UPDATE nodes SET embedding = {blob}")).await;
     let one = store.backfill_ready(&only("acme"), Some(&[ours[0].id, theirs[0].id])).await;
-    assert_eq!(one.unwrap(), 1);
-    assert_eq!(store.backfill_ready(&only("acme"), None).await.unwrap(), 1);
+    assert_eq!(one.unwrap().nodes, 1);
+    assert_eq!(store.backfill_ready(&only("acme"), None).await.unwrap().nodes, 1);
     for (node, expected) in ours.iter().zip([
         NodeStatus::Ready,
         NodeStatus::Processing,
@@ -107,6 +108,7 @@ async fn a_node_is_marked_queued_only_as_it_was_read(db: TestDb) {
         status: None,
         only_missing_embedding: false,
         limit: 10,
+        from: Cursor::default(),
     };
     let read_first = store.requeue_candidates(&all).await.unwrap();
     let failed = read_first.iter().find(|node| node.id == nodes[3].id).unwrap().clone();

@@ -7,7 +7,7 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
 use uuid::Uuid;
 use vecmill::{
     domain::{NewNode, NodePatch, NodeStatus, TenantScope},
-    store::{BeginJob, Candidate, OnNewText, Store},
+    store::{BeginJob, Candidate, Cursor, OnNewText, Store},
 };
 
 use crate::{
@@ -147,16 +147,16 @@ impl Shape {
             let candidates: Vec<Candidate> = nodes.iter().map(|&id| candidate(id)).collect();
             assert!(store.mark_queued(&candidates).await.unwrap().is_empty());
         });
-        // It counts all rows that match, and reads the text of none.
+        // It counts many rows that match, and reads the text of none.
         let reads = self.reads_of(async |store, _| {
             let filter = vecmill::store::NodeFilter {
                 scope: TenantScope::All,
                 has_embedding: Some(false),
                 status: Some(NodeStatus::Queued),
                 limit: 50,
-                offset: 0,
+                from: Cursor::default(),
             };
-            assert_eq!(store.list(&filter).await.unwrap().0.len(), 50);
+            assert_eq!(store.list(&filter).await.unwrap().nodes.len(), 50);
         });
         let reads = reads.await;
         println!("{:24} {reads:?}", "list");
@@ -168,12 +168,13 @@ impl Shape {
                 status: None,
                 only_missing_embedding: true,
                 limit: 2000,
+                from: Cursor::default(),
             };
             assert_eq!(store.requeue_candidates(&filter).await.unwrap().len(), nodes.len());
         });
         check!("backfill", async |store, nodes| {
             let backfilled = store.backfill_ready(&TenantScope::All, Some(nodes)).await;
-            assert_eq!(backfilled.unwrap(), 0);
+            assert_eq!(backfilled.unwrap().nodes, 0);
         });
         check!("one node", async |store, nodes| {
             assert!(store.get(&TenantScope::All, nodes[0], true).await.unwrap().is_some());
