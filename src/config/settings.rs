@@ -8,9 +8,9 @@ use super::{
 };
 use crate::domain::RetryPolicy;
 
-/// Of the memory, what texts may take that are read at once: of a quarter, two claims have a part each,
+/// Of the memory, what texts may take that are read at once: of an eighth, two claims have a part each,
 /// and a text is there up to three times.
-const TEXTS_PART: usize = 4 * 2 * 3;
+const TEXTS_PART: usize = 8 * 2 * 3;
 
 /// Environment variables; each is also a flag. Values stay text here, so that a bad one gets an
 /// error of our own that names the variable.

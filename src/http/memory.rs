@@ -24,9 +24,9 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(10);
 /// What room is counted in.
 const UNIT: usize = 1 << 10;
-/// Of the memory, the part for bodies that arrive; twice as much is for those that are parsed. The
-/// rest is for answers.
-const PARTS: usize = 4;
+/// Of the memory, the part for bodies that arrive; three times as much is for those that are parsed,
+/// and as much for stored nodes. The rest is for the texts that a worker reads.
+const PARTS: usize = 8;
 
 /// The memory of this process for bodies.
 #[derive(Clone)]
@@ -34,6 +34,8 @@ pub struct Memory {
     arriving: Lane,
     /// Apart, so that those who have arrived never wait for each other.
     parsed: Lane,
+    /// Apart again: a change is parsed when it waits for the node.
+    stored: Lane,
 }
 
 /// Room until it is dropped.
@@ -44,7 +46,8 @@ pub struct Held {
 impl Memory {
     /// So many bytes in all.
     pub fn new(bytes: usize) -> Self {
-        Self { arriving: Lane::new(bytes / PARTS), parsed: Lane::new(bytes / PARTS * 2) }
+        let [arriving, large] = [bytes / PARTS, bytes / PARTS * 3];
+        Self { arriving: Lane::new(arriving), parsed: Lane::new(large), stored: Lane::new(large) }
     }
 
     /// Bytes of a body at most.
@@ -100,23 +103,22 @@ impl Memory {
         if bytes < SMALL {
             return Ok(None);
         }
-        let copies = 2 * bytes;
-        let reading = self.for_arrival(copies.min(self.most())).await?;
+        let refused = |problem: Problem| match what {
+            Use::Show if problem.status == StatusCode::PAYLOAD_TOO_LARGE => {
+                Problem::unavailable("the node takes more memory than there is (VECMILL_MEMORY_MB)")
+            }
+            _ => problem,
+        };
+        let reading = self.stored.hold(2 * bytes).await.map_err(refused)?;
         let Some(json) = runtime.stored_json(scope, id).await? else { return Ok(None) };
         let once = off_async(move || cost(json.as_bytes())).await;
         drop(reading);
         let all = match what {
             Use::Show => once,
             // One that fits may be changed when nobody else is there.
-            Use::Change => once.max((once * WHEN_CHANGED).min(self.parsed.units * UNIT)),
+            Use::Change => once.max((once * WHEN_CHANGED).min(self.stored.units * UNIT)),
         };
-        let held = self.for_parsed(all).await.map(Some);
-        held.map_err(|problem| match what {
-            Use::Show if problem.status == StatusCode::PAYLOAD_TOO_LARGE => {
-                Problem::unavailable("the node takes more memory than there is (VECMILL_MEMORY_MB)")
-            }
-            _ => problem,
-        })
+        self.stored.hold(all).await.map(Some).map_err(refused)
     }
 }
 
@@ -203,11 +205,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_finds_no_room_waits_for_it_and_not_for_ever() {
         let memory = Memory::new(8 << 20);
-        assert_eq!(memory.for_parsed(5 << 20).await.err().unwrap().status, 413);
+        assert_eq!(memory.for_parsed(4 << 20).await.err().unwrap().status, 413);
         let first = memory.for_parsed(3 << 20).await.ok().unwrap();
         let refused = memory.for_parsed(2 << 20).await.err().unwrap();
         assert_eq!((refused.status.as_u16(), refused.retry_after.is_some()), (503, true));
-        assert!(memory.for_arrival(2 << 20).await.is_ok(), "who arrives has room of its own");
+        assert!(memory.for_arrival(1 << 20).await.is_ok(), "who arrives has room of its own");
+        assert!(memory.stored.hold(3 << 20).await.is_ok(), "and so have nodes");
         let waiting = memory.for_parsed(2 << 20);
         tokio::pin!(waiting);
         assert!(timeout(Duration::from_secs(1), &mut waiting).await.is_err());

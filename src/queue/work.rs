@@ -118,7 +118,7 @@ impl Queue {
     }
 
     /// Claims up to `wanted` jobs, fairly over tenants. The same entry is never claimed twice
-    /// while its lease holds.
+    /// while its lease holds. Jobs of nodes that are gone are ended on the way.
     pub async fn claim(
         &self,
         wanted: usize,
@@ -126,6 +126,21 @@ impl Queue {
         limits: Option<&TenantLimits>,
     ) -> Result<Vec<Claimed>, QueueError> {
         self.read_new().await?;
+        loop {
+            let (claimed, ended) = self.claim_once(wanted, lease, limits).await?;
+            if !claimed.is_empty() || ended == 0 {
+                return Ok(claimed);
+            }
+        }
+    }
+
+    /// Answers also how many jobs of nodes that are gone were ended.
+    async fn claim_once(
+        &self,
+        wanted: usize,
+        lease: Duration,
+        limits: Option<&TenantLimits>,
+    ) -> Result<(Vec<Claimed>, u64), QueueError> {
         // Tokens sort in the order of their claims, so that jobs find back to their places.
         let claimed_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let prefix = format!("{:016}:{}", claimed_at.as_micros(), Uuid::new_v4());
@@ -141,10 +156,13 @@ impl Queue {
             args.push(left.to_string().into());
         }
         let flat: Vec<Vec<u8>> = self.run(&self.scripts.claim, args).await?;
-        let Some((unread, claimed)) = flat.split_first() else { return Ok(Vec::new()) };
-        let unread = std::str::from_utf8(unread).ok().and_then(|unread| unread.parse().ok());
-        self.unread.store(unread.unwrap_or_default(), Ordering::Relaxed);
-        Ok(claimed.chunks_exact(2).map(|pair| Claimed::new(&pair[0], &pair[1])).collect())
+        let [unread, ended, claimed @ ..] = flat.as_slice() else { return Ok((Vec::new(), 0)) };
+        let number =
+            |text: &[u8]| std::str::from_utf8(text).ok().and_then(|text| text.parse().ok());
+        self.unread.store(number(unread).unwrap_or_default(), Ordering::Relaxed);
+        let claimed =
+            claimed.chunks_exact(2).map(|pair| Claimed::new(&pair[0], &pair[1])).collect();
+        Ok((claimed, number(ended).unwrap_or_default()))
     }
 
     /// Notes that a model begins on these jobs. A worker that is lost afterwards may have been

@@ -279,11 +279,7 @@ impl Actor for Dispatcher {
             texts: context.config.batch_texts * BATCHES_IN_HAND,
             tokens: context.config.batch_tokens * BATCHES_IN_HAND,
         };
-        let most = Load {
-            texts: per_embedder.texts * embedders.len(),
-            tokens: per_embedder.tokens * embedders.len(),
-        };
-        let room = Room::new(most, context.model.max_tokens);
+        let room = Room::new(per_embedder, context.model.max_tokens, embedders.len());
         Ok(DispatcherState {
             worker: Worker { context, throttler, keeper: Arc::new(keeper), let_go: Arc::default() },
             embedders,

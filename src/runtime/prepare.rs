@@ -125,7 +125,9 @@ pub async fn wait(worker: &Worker, wait: Wait) {
 pub async fn prepare(worker: &Worker, claimed: Vec<Claimed>, batch_tokens: usize) -> Prepared {
     let mut jobs = bury_undecodable(worker, claimed).await;
     let mut texts = Vec::with_capacity(jobs.len());
+    let mut at_once = jobs.len();
     while !jobs.is_empty() {
+        let rest = jobs.split_off(at_once.min(jobs.len()));
         let (read, rows) = read_rows(worker, jobs).await;
         let read = absent::sort_out(worker, read, &rows).await;
         let (later, rows): (Vec<TextRow>, Vec<TextRow>) =
@@ -134,6 +136,9 @@ pub async fn prepare(worker: &Worker, claimed: Vec<Claimed>, batch_tokens: usize
             later.into_iter().map(|row| (row.id, row.tenant_id)).collect();
         let now;
         (jobs, now) = read.into_iter().partition(|(_, job)| later.contains(&node_of(job)));
+        // About as many as there was memory for, or each row would be looked at again and again.
+        at_once = 2 * now.len().max(1);
+        jobs.extend(rest);
         let sources = select_texts(worker, now, rows).await;
         texts.extend(tokenise(worker, sources).await);
     }

@@ -12,7 +12,10 @@ use std::{
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use super::{context::Context, sweep::SweepError};
+use super::{
+    context::Context,
+    sweep::{SweepError, enqueue_lost},
+};
 use crate::{
     queue::{Counted, QueueError, Recount, Structure},
     telemetry::metrics,
@@ -123,6 +126,7 @@ pub async fn recount_in_steps(context: &Context) -> Result<(), SweepError> {
         return Ok(());
     }
     let (queue, began) = (&context.queue, Instant::now());
+    let mut seen_to_lost = began;
     let depths = queue.depths().await?;
     let parts = (depths.queue + depths.retry + depths.inflight).div_ceil(NODES_AT_ONCE).max(1);
     let part = context.recounts.rounds.fetch_add(1, Ordering::Relaxed) % parts;
@@ -147,13 +151,18 @@ pub async fn recount_in_steps(context: &Context) -> Result<(), SweepError> {
             for node in &passed.nodes {
                 without_job.remove(node);
             }
+            // Rows that wait for a job must not wait for this.
+            if seen_to_lost.elapsed() >= context.config.sweep_interval {
+                enqueue_lost(context).await?;
+                seen_to_lost = Instant::now();
+            }
             cursor = passed.next;
             if cursor.is_none() {
                 break;
             }
         }
     }
-    queue.tidy().await?;
+    step(queue.tidy()).await?;
     let without_job: Vec<Uuid> = without_job.into_iter().collect();
     queue.mark_orphans(&without_job).await?;
     let (given_up, orphans) =

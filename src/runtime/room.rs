@@ -58,22 +58,31 @@ pub struct Room {
     ahead: Load,
     /// Tokens that a text is expected to have.
     expected: usize,
+    /// Of all models together.
     pace: Pace,
+    models: usize,
 }
 
-/// What a model may have ahead of it, and what a batch may take it.
+/// What models may have ahead of them, and what a batch may take one.
 const AHEAD: Duration = Duration::from_millis(400);
 const BATCH: Duration = Duration::from_millis(200);
-/// The texts that may be ahead of a model of which nobody knows the pace.
+/// The texts that may be ahead of each model while nobody knows the pace.
 const FIRST_TEXTS: usize = 16;
-/// One text is with the model while the next is made ready, however long that takes.
+/// One text is with each model while the next is made ready, however long that takes.
 const LEAST_TEXTS: usize = 2;
 
 impl Room {
-    /// Nothing in hand, and room for so much. `longest` is how many tokens a text has at most.
-    pub fn new(most: Load, longest: usize) -> Self {
-        let (in_hand, ahead, pace) = (Load::default(), Load::default(), Pace::default());
-        Self { most, in_hand, ahead, expected: longest.max(1), pace }
+    /// Nothing in hand, and room for so much for each of so many models. `longest` is how many tokens
+    /// a text has at most.
+    pub fn new(most: Load, longest: usize, models: usize) -> Self {
+        Self {
+            most: Load { texts: most.texts * models, tokens: most.tokens * models },
+            in_hand: Load::default(),
+            ahead: Load::default(),
+            expected: longest.max(1),
+            pace: Pace::default(),
+            models,
+        }
     }
 
     /// Whether nothing is in hand.
@@ -121,7 +130,7 @@ impl Room {
 
     /// Tokens of a batch, `most` at most, that do not keep others waiting for long.
     pub fn batch_tokens(&self, most: usize) -> usize {
-        self.pace.tokens_in(BATCH).map_or(most, |tokens| tokens.clamp(1, most))
+        self.pace.tokens_in(BATCH).map_or(most, |tokens| (tokens / self.models).clamp(1, most))
     }
 
     /// How many texts to claim now; none while less than half of the room is free. Claims of half
@@ -136,7 +145,7 @@ impl Room {
         }
         let room = (half.tokens / self.expected).min(half.texts).max(1);
         let timely = match self.pace.tokens_in(AHEAD) {
-            None => FIRST_TEXTS.saturating_sub(self.ahead.texts),
+            None => (FIRST_TEXTS * self.models).saturating_sub(self.ahead.texts),
             Some(tokens) => {
                 let free = tokens.saturating_sub(self.ahead.tokens);
                 // As above, claims of half of it.
@@ -145,7 +154,7 @@ impl Room {
             }
         };
         match timely {
-            0 if self.ahead.texts < LEAST_TEXTS => Some(1),
+            0 if self.ahead.texts < LEAST_TEXTS * self.models => Some(1),
             0 => None,
             timely => Some(timely.min(room)),
         }
@@ -162,7 +171,7 @@ mod tests {
 
     /// A room of a model that is as fast as can be.
     fn fast(most: Load, longest: usize) -> Room {
-        let mut room = Room::new(most, longest);
+        let mut room = Room::new(most, longest, 1);
         room.pace.note(1_000_000_000, Duration::from_secs(1));
         room
     }
@@ -199,7 +208,7 @@ mod tests {
 
     #[test]
     fn one_text_in_hand_does_not_keep_others_waiting() {
-        let mut room = Room::new(MOST, 256);
+        let mut room = Room::new(MOST, 256, 1);
         let estimate = room.claimed(1);
         assert!(room.wanted().is_some(), "while it is read");
         room.took(estimate, Load { texts: 1, tokens: 256 }, Load::default());
@@ -215,7 +224,7 @@ mod tests {
             (100, 100, 2, 20),
             (1_000_000_000, 100, 512, 4096),
         ] {
-            let mut room = Room::new(Load { texts: 512, tokens: 1 << 20 }, 256);
+            let mut room = Room::new(Load { texts: 512, tokens: 1 << 20 }, 256, 1);
             assert_eq!(room.wanted(), Some(FIRST_TEXTS), "nobody knows");
             let first = Load { texts: FIRST_TEXTS, tokens: FIRST_TEXTS * length };
             let estimate = room.claimed(FIRST_TEXTS);
@@ -242,6 +251,19 @@ mod tests {
         }
     }
 
+    #[test]
+    fn no_model_is_idle_while_others_are_slow() {
+        let mut room = Room::new(MOST, 256, 4);
+        room.pace.note(4 * 100, Duration::from_secs(5));
+        let in_hand = filled(&mut room, 100);
+        assert_eq!(in_hand.texts, 2 * 4);
+        assert_eq!(room.batch_tokens(4096), 4);
+        // Fast ones have twice what a batch takes each.
+        let mut room = Room::new(MOST, 256, 4);
+        room.pace.note(40_000, Duration::from_secs(1));
+        assert_eq!(room.batch_tokens(4096), 2_000);
+    }
+
     proptest! {
         #[test]
         fn what_is_in_hand_is_bounded_and_an_idle_worker_always_claims(
@@ -250,7 +272,7 @@ mod tests {
             tokens in 1_usize..100_000,
             pace in 1_usize..1_000_000,
         ) {
-            let mut room = Room::new(Load { texts, tokens }, 600);
+            let mut room = Room::new(Load { texts, tokens }, 600, 1);
             for length in lengths {
                 prop_assert!(room.wanted().is_some(), "nothing is in hand");
                 let claim = room.wanted().unwrap_or(1);

@@ -188,7 +188,7 @@ async fn sweep_all(context: &Context) -> Result<(), SweepError> {
 }
 
 /// Enqueues rows that wait for a job that does not exist.
-async fn enqueue_lost(context: &Context) -> Result<(), SweepError> {
+pub(super) async fn enqueue_lost(context: &Context) -> Result<(), SweepError> {
     match context.store.reopen_overwritten().await {
         Ok(overwritten) => metrics::repairs("overwritten", overwritten),
         Err(error) if error.is_outage() => return Err(error.into()),

@@ -124,3 +124,25 @@ async fn a_node_grows_to_its_limit_and_no_further() {
         app.stop().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_node_is_changed_by_whoever_comes_though_memory_is_short() {
+    let site = Site::of_both_kinds().await.into_iter().next().unwrap();
+    let app = site.api(&[("VECMILL_MEMORY_MB", "256")]).await;
+    // Many values: parsed, it takes a good part of the memory.
+    let values: Vec<u8> = vec![1; 200_000];
+    let node = json!({"classes": ["Note"], "tenant_id": "acme", "props": {"n": values}});
+    let (status, answer) = app.post("/nodes", &node).await;
+    assert_eq!(status.as_u16(), 202, "{answer}");
+    let id = answer["id"].as_str().unwrap();
+    let path = format!("/nodes/{id}?tenant_id=acme");
+    let body = json!({"props": {"m": values}});
+    let changes = (0..6).map(|_| app.patch(&path, &body));
+    for (status, answer) in join_all(changes).await {
+        assert!([200, 503].contains(&status.as_u16()), "{answer}");
+    }
+    assert_eq!(app.patch(&path, &json!({"props": {"x": 1}})).await.0.as_u16(), 200);
+    let shown = app.get(&format!("/nodes/{id}")).await.1;
+    assert_eq!(shown["props"]["m"].as_array().unwrap().len(), values.len());
+    app.stop().await;
+}

@@ -137,9 +137,9 @@ impl Book {
         format!("{}{IN_TURN}{turn}", text.unwrap_or(NO_TEXT))
     }
 
-    /// Whether a newer text of a node waits for the end of its job in flight.
+    /// Whether a newer text of a node waits for its job to be claimed or to end.
     pub fn has_newer_text(&self, node: Uuid) -> bool {
-        self.seen.keys.changed.contains_key(&node.to_string())
+        self.seen.keys.changed.get(&node.to_string()).is_some_and(|note| note != "gone")
     }
 
     /// Whether a token held its job before the step.

@@ -14,6 +14,8 @@ local FIELDS = {
 
 -- So many new entries are read at once.
 local MOST_NEW = 2000
+-- Bytes of entries that are read at once, and entries that are looked through at once.
+local MOST_BYTES, PAGE = 2097152, 50
 -- Of a longer entry only so many characters are noted or searched.
 local LONGEST = 4096
 local find, match, sub, byte = string.find, string.match, string.sub, string.byte
@@ -32,7 +34,7 @@ local function string_at(entry, quote)
   return ok and list[1] or raw
 end
 
--- The tenant of an entry. Decoding is dear, so a job of ours, or of a producer in Python, is read where
+-- The tenant of an entry; an empty name for what is no job. Decoding is dear, so a job of ours, or of a producer in Python, is read where
 -- it says it; an entry too long to be decoded is searched.
 local function tenant_of(entry)
   local name = match(entry, '^"tenant_id":"([^"\\]*)"', 99)
@@ -42,8 +44,10 @@ local function tenant_of(entry)
   end
   if #entry <= LONGEST then
     local ok, job = pcall(cjson.decode, entry)
-    return ok and type(job) == 'table' and type(job.tenant_id) == 'string' and job.tenant_id
-      or 'default'
+    if not ok or type(job) ~= 'table' or type(job.node_id) ~= 'string' then
+      return ''
+    end
+    return type(job.tenant_id) == 'string' and job.tenant_id or 'default'
   end
   local _, key = find(entry, '"tenant_id"', 1, true)
   local _, quote = find(entry, '^%s*:%s*"', key and key + 1 or #entry + 1)
@@ -118,16 +122,28 @@ local function unread(length)
     return at
   end
   -- Another program took jobs from the right, or put some there.
-  for step = 0, MOST_NEW do
-    for _, place in ipairs({at + step, at - step}) do
-      entry = place >= 0 and place < length and redis.call('LINDEX', queue, place)
-      if entry and mark(entry) == edge then
-        count({lost = math.max(place - expected, 0)})
-        redis.call('HSET', fair, 'arranged', length - place)
-        return place
+  local bytes = 0
+  for _, step in ipairs({PAGE, -PAGE}) do
+    local first = step > 0 and at or at - PAGE
+    while math.abs(first - at) <= MOST_NEW and first > -PAGE and bytes < MOST_BYTES do
+      local page = redis.call('LRANGE', queue, math.max(first, 0), first + PAGE - 1)
+      for i, found in ipairs(page) do
+        bytes = bytes + #found
+        if mark(found) == edge then
+          local place = math.max(first, 0) + i - 1
+          count({lost = math.max(place - expected, 0)})
+          redis.call('HSET', fair, 'arranged', length - place)
+          return place
+        end
       end
+      if #page == 0 then
+        break
+      end
+      first = first + step
     end
   end
+  -- Nobody looks for it again.
+  redis.call('HDEL', fair, 'edge')
 end
 
 -- Writes down that so many entries at the right were read.
@@ -147,9 +163,9 @@ local function note(entries, many, sign)
   if misuse(fair) then
     return
   elseif redis.call('LLEN', queue) == 0 then
-    redis.call('DEL', fair)
+    redis.call('UNLINK', fair)
     if not misuse(behind) then
-      redis.call('DEL', behind)
+      redis.call('UNLINK', behind)
     end
   elseif many > 0 then
     local changes = {arranged = sign * many, claimed = -sign * many}

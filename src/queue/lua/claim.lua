@@ -3,7 +3,8 @@
 --       6 most bytes of entries in an answer of several, 7 how many jobs of a tenant may be
 --       claimed (-1: any number),
 --       then pairs: tenant, how many of its jobs instead
--- Answer: how many new entries are still to be read (read.lua), then token, entry, token, entry, …
+-- Answer: how many new entries are still to be read (read.lua), how many jobs were ended because their
+--         nodes are gone, then token, entry, token, entry, …
 local wrong = wrong_type(queue, inflight, leases)
 if wrong then return wrong end
 
@@ -13,7 +14,7 @@ if length == 0 then
   note({}, 0, -1)
 end
 if length == 0 or wanted == 0 then
-  return {'0'}
+  return {'0', '0'}
 end
 local arranged = keep_order(wanted, length)
 
@@ -77,7 +78,7 @@ end
 
 note(picked, math.min(#picked, in_order), -1)
 local now, claimed, deadlines = now_ms(), {}, {}
-local answer = {integer(length - arranged)}
+local answer, ended = {integer(length - arranged), '0'}, 0
 local is_any_changed = size('HLEN', changed) > 0
 local deadline = integer(now + ARGV[4])
 for i, entry in ipairs(picked) do
@@ -93,6 +94,7 @@ for i, entry in ipairs(picked) do
   local token = string.format('%s:%09d', ARGV[5], i)
   if job == GONE then
     finish(node, tenant_of(entry))
+    ended = ended + 1
   else
     claimed[#claimed + 1] = token
     claimed[#claimed + 1] = entry
@@ -105,4 +107,5 @@ end
 push('HSET', inflight, claimed)
 push('ZADD', leases, deadlines)
 begin_time(now)
+answer[2] = integer(ended)
 return answer

@@ -154,16 +154,16 @@ local function keep_order(wanted, length)
   begin_writing()
   local now, new = now_ms(), unread(length)
   local window = length <= WHOLE and length or WINDOW
-  local lost = book('lost')
-  if not new or new > MOST_NEW and window == length
-    or lost > (window == length and 0 or math.max(length - new, WINDOW) / 4)
-      and now - book('at') >= window * PAUSE then
-    return arrange(length, window, now)
-  end
   -- What is still to come was written by another clock.
   local function since(field)
     local time = book(field)
     return time <= now and now - time or now
+  end
+  local lost, read = book('lost'), length - (new or 0)
+  if not new or new > MOST_NEW and window == length
+    or lost > (window == length and 0 or math.max(read, WINDOW) / 4)
+      and since('at') >= window * PAUSE then
+    return arrange(length, window, now)
   end
   local is_short, since_merged = length - new < math.min(wanted, length), since('merged')
   if not is_short and since_merged < MERGE_PAUSE then

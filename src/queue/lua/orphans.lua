@@ -1,5 +1,5 @@
--- Gives up the pending keys that had no job for too long, and forgets those that are gone. ARGV: 3 age (ms), 4 how many to pass over,
---       5 how many to look at
+-- Gives up the pending keys that had no job for too long, and forgets those that are gone.
+-- ARGV: 3 age (ms), 4 how many to pass over, 5 how many to look at
 -- Answer: {how many were looked at, how many were given up, {node that stays, …}}
 local wrong = wrong_type(orphans)
 if wrong then return wrong end

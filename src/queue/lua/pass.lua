@@ -2,12 +2,21 @@
 -- node is no orphan.
 -- ARGV: 3 'queue' (newest first), 'retry' or 'inflight', 4 cursor: '0', then the one answered
 -- Answer: {next cursor ('' at the end), pending keys mended, leases mended, node, …}
--- A job that moves meanwhile may be seen twice, or not at all.
+-- In the queue the cursor is a place by the books of the fair order, which stays where it is while new
+-- jobs come and go to the left of it. A job that moves may be seen twice, or not at all.
 local wrong = wrong_type(queue, retry, inflight, leases, orphans)
 if wrong then return wrong end
 
 local MOST_JOBS, MOST_BYTES = 1000, 1048576
 local now, entries, tokens, bytes, cursor = now_ms(), {}, {}, 0, ARGV[4]
+local new, total
+if ARGV[3] == 'queue' then
+  new, total = unread(redis.call('LLEN', queue)), book('total')
+  local number = match(cursor, '^n(%-?%d+)$')
+  if number then
+    cursor = integer(math.max((new or 0) + total - tonumber(number), 0))
+  end
+end
 repeat
   local found = {}
   if ARGV[3] == 'inflight' then
@@ -28,6 +37,10 @@ repeat
     entries[#entries + 1], bytes = entry, bytes + #entry
   end
 until cursor == '' or #entries >= MOST_JOBS or bytes >= MOST_BYTES
+
+if new and cursor ~= '' and tonumber(cursor) >= new then
+  cursor = 'n' .. integer(new + total - cursor)
+end
 
 local nodes, keys, leased = {}, 0, 0
 for _, entry in ipairs(entries) do

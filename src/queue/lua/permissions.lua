@@ -36,7 +36,7 @@ if #forbidden > 0 then
   return forbidden
 end
 for _, command in ipairs({
-  'DEL', 'SET 1 PX 9999', 'GET', 'INCRBY 1', 'DECRBY 1', 'PERSIST', 'PEXPIRE 9999', 'PTTL', 'EXISTS',
+  'DEL', 'UNLINK', 'SET 1 PX 9999', 'GET', 'INCRBY 1', 'DECRBY 1', 'PERSIST', 'PEXPIRE 9999', 'PTTL', 'EXISTS',
   'TYPE', 'DEL', 'LPUSH a', 'RPUSH b', 'LLEN', 'LRANGE 0 -1', 'LINDEX 0', 'LSET 0 a',
   'LTRIM 0 -1', 'LREM 1 a', 'RPOP 1', 'DEL', 'HSET f 1', 'HGET f', 'HMGET f', 'HGETALL',
   'HEXISTS f', 'HKEYS', 'HSCAN 0', 'HLEN', 'HDEL f', 'DEL', 'SADD a', 'SISMEMBER a', 'SREM a', 'DEL',

@@ -4,8 +4,6 @@
 -- So many entries at the right are arranged at once, which takes the server about 3 ms; or all, where
 -- there are no more than so many.
 local WINDOW, WHOLE = 2000, 5000
--- Bytes of entries that are read at once.
-local MOST_BYTES = 2097152
 -- In fewer claims than this a new arrangement is due where tenants are behind.
 local STALE_BEHIND = 300
 -- Microseconds that an exchange may take for its entries, and entries that the server passes in one
@@ -215,9 +213,9 @@ local function arrange(length, window, now, new)
       books[#books + 1] = 'of ' .. tenant
       books[#books + 1] = all
     end
-    redis.call('DEL', fair)
+    redis.call('UNLINK', fair)
     if not misuse(behind) then
-      redis.call('DEL', behind)
+      redis.call('UNLINK', behind)
     end
     push('HSET', fair, books)
     set_edge(window)
