@@ -148,13 +148,16 @@ impl Queue {
         Ok(match answer.first().map(String::as_str) {
             Some("deep") => Recount::TooDeep,
             Some("ask") => Recount::Ask(answer[1..].to_vec()),
-            _ => Recount::Done {
-                tenant_counts: number(1),
-                pending_keys: number(2),
-                leases: number(3),
-                given_up: number(4),
-                mistyped: answer.get(5..).unwrap_or_default().to_vec(),
-            },
+            _ => {
+                self.tidy().await?;
+                Recount::Done {
+                    tenant_counts: number(1),
+                    pending_keys: number(2),
+                    leases: number(3),
+                    given_up: number(4),
+                    mistyped: answer.get(5..).unwrap_or_default().to_vec(),
+                }
+            }
         })
     }
 

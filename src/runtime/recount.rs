@@ -102,7 +102,6 @@ pub async fn recount(context: &Context) -> Result<Counting, SweepError> {
                     ("lease", leases),
                     ("orphan", given_up),
                 ]);
-                context.queue.tidy().await?;
                 break;
             }
         }

@@ -58,6 +58,8 @@ pub struct Room {
     ahead: Load,
     /// Tokens that a text is expected to have.
     expected: usize,
+    /// Claims in a row that brought no text: those that have one may be behind them.
+    fruitless: u32,
     /// Of all models together.
     pace: Pace,
     models: usize,
@@ -68,6 +70,8 @@ const AHEAD: Duration = Duration::from_millis(400);
 const BATCH: Duration = Duration::from_millis(200);
 /// The texts that may be ahead of each model while nobody knows the pace.
 const FIRST_TEXTS: usize = 16;
+/// Each claim that brings nothing makes the next one twice as large, so often at most.
+const MOST_DOUBLINGS: u32 = 10;
 /// One text is with each model while the next is made ready, however long that takes.
 const LEAST_TEXTS: usize = 2;
 
@@ -80,6 +84,7 @@ impl Room {
             in_hand: Load::default(),
             ahead: Load::default(),
             expected: longest.max(1),
+            fruitless: 0,
             pace: Pace::default(),
             models,
         }
@@ -105,6 +110,7 @@ impl Room {
         let load = to_embed + known;
         self.in_hand = self.in_hand - estimate + load;
         self.ahead = self.ahead - estimate + to_embed;
+        self.fruitless = if load.texts > 0 { 0 } else { (self.fruitless + 1).min(MOST_DOUBLINGS) };
         if load.texts > 0 {
             let seen = load.tokens.div_ceil(load.texts).max(1);
             self.expected = seen.max(usize::midpoint(seen, self.expected));
@@ -156,7 +162,7 @@ impl Room {
         match timely {
             0 if self.ahead.texts < LEAST_TEXTS * self.models => Some(1),
             0 => None,
-            timely => Some(timely.min(room)),
+            timely => Some((timely << self.fruitless).min(room)),
         }
     }
 }
@@ -249,6 +255,24 @@ mod tests {
             );
             assert_eq!(room.wanted().is_some(), texts < 512, "{pace}");
         }
+    }
+
+    #[test]
+    fn jobs_without_a_text_do_not_keep_those_behind_them_for_ever() {
+        let mut room = Room::new(MOST, 256, 1);
+        let mut claims = Vec::new();
+        for _ in 0..4 {
+            let claim = room.wanted().unwrap();
+            let estimate = room.claimed(claim);
+            room.took(estimate, Load::default(), Load::default());
+            claims.push(claim);
+        }
+        assert_eq!(claims, [16, 32, 64, 64], "half of the room at most");
+        let estimate = room.claimed(64);
+        room.took(estimate, Load { texts: 1, tokens: 8 }, Load::default());
+        room.embedded(Load { texts: 1, tokens: 8 }, Duration::from_millis(10));
+        room.gave(room.in_hand);
+        assert!(room.wanted().unwrap() < 16);
     }
 
     #[test]

@@ -130,7 +130,7 @@ async fn a_large_node_is_changed_by_whoever_comes_though_memory_is_short() {
     let site = Site::of_both_kinds().await.into_iter().next().unwrap();
     let app = site.api(&[("VECMILL_MEMORY_MB", "256")]).await;
     // Many values: parsed, it takes a good part of the memory.
-    let values: Vec<u8> = vec![1; 200_000];
+    let values: Vec<u8> = vec![1; 100_000];
     let node = json!({"classes": ["Note"], "tenant_id": "acme", "props": {"n": values}});
     let (status, answer) = app.post("/nodes", &node).await;
     assert_eq!(status.as_u16(), 202, "{answer}");

@@ -159,9 +159,9 @@ local function keep_order(wanted, length)
     local time = book(field)
     return time <= now and now - time or now
   end
-  local lost, read = book('lost'), length - (new or 0)
+  local lost, noted = book('lost'), length - (new or 0)
   if not new or new > MOST_NEW and window == length
-    or lost > (window == length and 0 or math.max(read, WINDOW) / 4)
+    or lost > (window == length and 0 or math.max(noted, WINDOW) / 4)
       and since('at') >= window * PAUSE then
     return arrange(length, window, now)
   end
