@@ -24,9 +24,12 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(10);
 /// What room is counted in.
 const UNIT: usize = 1 << 10;
-/// Of the memory, the part for bodies that arrive; three times as much is for those that are parsed,
-/// and as much for stored nodes. The rest is for the texts that a worker reads.
-const PARTS: usize = 8;
+/// Of the memory, in parts: for bodies that arrive, for those that are parsed, and for stored nodes. The
+/// other two are for the texts that a worker reads.
+const PARTS: usize = 16;
+const ARRIVING: usize = 1;
+const PARSED: usize = 8;
+const STORED: usize = 5;
 
 /// The memory of this process for bodies.
 #[derive(Clone)]
@@ -46,8 +49,8 @@ pub struct Held {
 impl Memory {
     /// So many bytes in all.
     pub fn new(bytes: usize) -> Self {
-        let [arriving, large] = [bytes / PARTS, bytes / PARTS * 3];
-        Self { arriving: Lane::new(arriving), parsed: Lane::new(large), stored: Lane::new(large) }
+        let lane = |parts: usize| Lane::new(bytes / PARTS * parts);
+        Self { arriving: lane(ARRIVING), parsed: lane(PARSED), stored: lane(STORED) }
     }
 
     /// Bytes of a body at most.
@@ -205,12 +208,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_finds_no_room_waits_for_it_and_not_for_ever() {
         let memory = Memory::new(8 << 20);
-        assert_eq!(memory.for_parsed(4 << 20).await.err().unwrap().status, 413);
+        assert_eq!(memory.for_parsed(5 << 20).await.err().unwrap().status, 413);
         let first = memory.for_parsed(3 << 20).await.ok().unwrap();
         let refused = memory.for_parsed(2 << 20).await.err().unwrap();
         assert_eq!((refused.status.as_u16(), refused.retry_after.is_some()), (503, true));
-        assert!(memory.for_arrival(1 << 20).await.is_ok(), "who arrives has room of its own");
-        assert!(memory.stored.hold(3 << 20).await.is_ok(), "and so have nodes");
+        assert!(memory.for_arrival(1 << 19).await.is_ok(), "who arrives has room of its own");
+        assert!(memory.stored.hold(2 << 20).await.is_ok(), "and so have nodes");
         let waiting = memory.for_parsed(2 << 20);
         tokio::pin!(waiting);
         assert!(timeout(Duration::from_secs(1), &mut waiting).await.is_err());
