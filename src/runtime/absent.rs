@@ -105,6 +105,20 @@ async fn explain(worker: &Worker, absent: Vec<Held>, mut known: HashSet<Origin>)
     if let Err(error) = context.store.check_sees_all_rows().await {
         return hold_back(worker, &gone, &Doubt::Store(error)).await;
     }
+    // The right to see them may have been given since they were not found.
+    let begin: Vec<BeginJob> = gone.iter().map(|(_, job)| begin_job(job)).collect();
+    let present = match context.store.present(&begin).await {
+        Ok(present) => present,
+        Err(error) => return hold_back(worker, &gone, &Doubt::Store(error)).await,
+    };
+    let (seen_now, gone): (Vec<Held>, Vec<Held>) =
+        gone.into_iter().partition(|(_, job)| present.contains(&job.node_id));
+    if !seen_now.is_empty() {
+        worker.hand_back_without_rows(&seen_now).await;
+    }
+    if gone.is_empty() {
+        return;
+    }
     known.extend(context.store.identity().map(|ours| Some(ours.to_owned())));
     let doubtful = end_those_of(worker, gone, &known).await;
     if doubtful.is_empty() || context.sight.passes_over(worker, &doubtful).await {
