@@ -160,6 +160,19 @@ local function charge(tenant, jobs)
   redis.call('PERSIST', key)
 end
 
+-- Makes a tenant's count what it must be. Answers whether it was another, and whether it was no string.
+local function correct(tenant, actual)
+  local key, right = tenant_prefix .. tenant, integer(actual)
+  local counted = redis.pcall('GET', key) or '0'
+  if actual == 0 or type(counted) == 'table' then
+    redis.call('DEL', key)
+  end
+  if actual ~= 0 and counted ~= right then
+    redis.call('SET', key, right)
+  end
+  return counted ~= right, type(counted) == 'table'
+end
+
 -- Takes an entry from under its lease; false when the token does not hold one any more.
 local function take(token)
   local entry = redis.call('HGET', inflight, token)

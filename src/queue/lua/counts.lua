@@ -50,20 +50,9 @@ local waiting, mended, answer = are_known and books_of(fields) or {}, 0, {'done'
 for i = 4, #ARGV, 2 do
   local tenant = ARGV[i]
   local actual = (waiting['of ' .. tenant] or 0) + (counts[tenant] or 0) + ARGV[i + 1]
-  local key = tenant_prefix .. tenant
-  local counted = redis.pcall('GET', key) or '0'
-  if type(counted) == 'table' then
-    answer[#answer + 1] = tenant
-    redis.call('DEL', key)
-  end
-  if counted ~= integer(actual) then
-    mended = mended + 1
-  end
-  if actual == 0 then
-    redis.call('DEL', key)
-  elseif counted ~= integer(actual) then
-    redis.call('SET', key, integer(actual))
-  end
+  local was_wrong, was_mistyped = correct(tenant, actual)
+  mended = mended + (was_wrong and 1 or 0)
+  answer[#answer + 1] = was_mistyped and tenant or nil
 end
 answer[2] = mended
 return answer

@@ -111,20 +111,9 @@ local mended = 0
 local answer = {'done', 0, keys, leased, given_up}
 for i = last_node + 1, #ARGV do count(ARGV[i], 0) end
 for tenant, actual in pairs(counts) do
-  local key = tenant_prefix .. tenant
-  local counted = redis.pcall('GET', key) or '0'
-  if type(counted) == 'table' then
-    answer[#answer + 1] = tenant
-    redis.call('DEL', key)
-  end
-  if counted ~= integer(actual) then
-    mended = mended + 1
-  end
-  if actual == 0 then
-    redis.call('DEL', key)
-  elseif counted ~= integer(actual) then
-    redis.call('SET', key, integer(actual))
-  end
+  local was_wrong, was_mistyped = correct(tenant, actual)
+  mended = mended + (was_wrong and 1 or 0)
+  answer[#answer + 1] = was_mistyped and tenant or nil
 end
 answer[2] = mended
 return answer
