@@ -34,7 +34,7 @@ use crate::{
 const LOCKED_PAUSE: Duration = Duration::from_millis(500);
 /// How long a job is put aside of whose origin no row was found.
 const DOUBT_PAUSE: Duration = Duration::from_secs(30);
-/// Jobs of which no row is found: up to so many in a claim are put aside, of more the database may be
+/// Jobs of which no row is found: up to so many in a claim of others are put aside, of more the database may be
 /// a wrong one. So many of other producers may also be missed in all, once any row was found, until a
 /// row of theirs is.
 const MISSED_MAX: usize = 8;
@@ -85,6 +85,8 @@ fn origins_of(jobs: &[Held]) -> HashSet<Origin> {
 /// `known` are the origins of which a row was found in the same claim.
 async fn explain(worker: &Worker, absent: Vec<Held>, mut known: HashSet<Origin>) {
     let context = &worker.context;
+    // A claim of nothing else may be a small part of many.
+    let is_nothing_else = known.is_empty();
     let begin: Vec<BeginJob> = absent.iter().map(|(_, job)| begin_job(job)).collect();
     let present = match context.store.present(&begin).await {
         Ok(present) => present,
@@ -130,7 +132,9 @@ async fn explain(worker: &Worker, absent: Vec<Held>, mut known: HashSet<Origin>)
     };
     context.sight.note(&seen);
     let doubtful = end_those_of(worker, doubtful, &seen).await;
-    if doubtful.len() > MISSED_MAX {
+    let are_more =
+        is_nothing_else && context.queue.depths().await.is_ok_and(|depths| depths.queue > 0);
+    if doubtful.len() > MISSED_MAX || are_more && !doubtful.is_empty() {
         hold_back(worker, &doubtful, &Doubt::NothingFound).await;
     } else if !doubtful.is_empty() {
         // They are few, and may be old: nobody has to wait for them.

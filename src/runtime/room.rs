@@ -162,7 +162,8 @@ impl Room {
         match timely {
             0 if self.ahead.texts < LEAST_TEXTS * self.models => Some(1),
             0 => None,
-            timely => Some((timely << self.fruitless).min(room)),
+            timely if self.fruitless == 0 => Some(timely.min(room)),
+            timely => Some((timely.max(FIRST_TEXTS) << self.fruitless).min(room)),
         }
     }
 }
