@@ -58,8 +58,9 @@ pub struct Room {
     ahead: Load,
     /// Tokens that a text is expected to have.
     expected: usize,
-    /// Claims in a row that brought no text: those that have one may be behind them.
-    fruitless: u32,
+    /// The part of the jobs claimed that have a text: where it is small, those that have one may stand
+    /// behind many that have none.
+    with_text: f64,
     /// Of all models together.
     pace: Pace,
     models: usize,
@@ -70,8 +71,8 @@ const AHEAD: Duration = Duration::from_millis(400);
 const BATCH: Duration = Duration::from_millis(200);
 /// The texts that may be ahead of each model while nobody knows the pace.
 const FIRST_TEXTS: usize = 16;
-/// Each claim that brings nothing makes the next one twice as large, so often at most.
-const MOST_DOUBLINGS: u32 = 10;
+/// The least part of jobs with a text that is reckoned with.
+const LEAST_WITH_TEXT: f64 = 1.0 / 1024.0;
 /// One text is with each model while the next is made ready, however long that takes.
 const LEAST_TEXTS: usize = 2;
 
@@ -84,7 +85,7 @@ impl Room {
             in_hand: Load::default(),
             ahead: Load::default(),
             expected: longest.max(1),
-            fruitless: 0,
+            with_text: 1.0,
             pace: Pace::default(),
             models,
         }
@@ -110,7 +111,13 @@ impl Room {
         let load = to_embed + known;
         self.in_hand = self.in_hand - estimate + load;
         self.ahead = self.ahead - estimate + to_embed;
-        self.fruitless = if load.texts > 0 { 0 } else { (self.fruitless + 1).min(MOST_DOUBLINGS) };
+        if estimate.texts > 0 {
+            let seen = load.texts as f64 / estimate.texts as f64;
+            // As above: claims grow at once, and shrink slowly.
+            let kept =
+                if seen < self.with_text { seen } else { f64::midpoint(seen, self.with_text) };
+            self.with_text = kept.max(LEAST_WITH_TEXT);
+        }
         if load.texts > 0 {
             let seen = load.tokens.div_ceil(load.texts).max(1);
             self.expected = seen.max(usize::midpoint(seen, self.expected));
@@ -162,8 +169,7 @@ impl Room {
         match timely {
             0 if self.ahead.texts < LEAST_TEXTS * self.models => Some(1),
             0 => None,
-            timely if self.fruitless == 0 => Some(timely.min(room)),
-            timely => Some((timely.max(FIRST_TEXTS) << self.fruitless).min(room)),
+            timely => Some(((timely as f64 / self.with_text) as usize).min(room)),
         }
     }
 }
@@ -268,12 +274,21 @@ mod tests {
             room.took(estimate, Load::default(), Load::default());
             claims.push(claim);
         }
-        assert_eq!(claims, [16, 32, 64, 64], "half of the room at most");
+        assert_eq!(claims, [16, 64, 64, 64], "half of the room at most");
         let estimate = room.claimed(64);
         room.took(estimate, Load { texts: 1, tokens: 8 }, Load::default());
         room.embedded(Load { texts: 1, tokens: 8 }, Duration::from_millis(10));
         room.gave(room.in_hand);
-        assert!(room.wanted().unwrap() < 16);
+        assert!(room.wanted().unwrap() >= 64, "one of many had a text");
+        for _ in 0..8 {
+            let claim = room.wanted().unwrap();
+            let estimate = room.claimed(claim);
+            let load = Load { texts: claim, tokens: 8 * claim };
+            room.took(estimate, load, Load::default());
+            room.embedded(load, Duration::from_millis(10 * claim as u64));
+            room.gave(load);
+        }
+        assert!(room.wanted().unwrap() <= 20, "all have one again: 0.2 s");
     }
 
     #[test]
