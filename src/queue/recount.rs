@@ -117,14 +117,9 @@ impl Queue {
         if depths.queue + depths.retry + depths.inflight > RECOUNT_MAX_JOBS {
             return Ok(Recount::TooDeep);
         }
-        let mut nodes = HashSet::new();
-        let mut pages = Pages::of(&self.keys.pending_prefix);
-        while let Some(page) = self.next_page(&mut pages).await? {
-            nodes.extend(page);
-            if nodes.len() > RECOUNT_MAX_KEYS {
-                return Ok(Recount::TooDeep);
-            }
-        }
+        let Some(nodes) = self.all_of(self.pending_pages()).await? else {
+            return Ok(Recount::TooDeep);
+        };
         let mut args: Vec<Value> = vec![
             RECOUNT_MAX_JOBS.to_string().into(),
             give_up_after.as_millis().to_string().into(),
@@ -134,14 +129,9 @@ impl Queue {
             args.push(node.as_str().into());
             args.push(tenants.get(&node).map_or("?", String::as_str).into());
         }
-        let mut counted = HashSet::new();
-        let mut pages = Pages::of(&self.keys.tenant_prefix);
-        while let Some(page) = self.next_page(&mut pages).await? {
-            counted.extend(page);
-            if counted.len() > RECOUNT_MAX_KEYS {
-                return Ok(Recount::TooDeep);
-            }
-        }
+        let Some(counted) = self.all_of(self.tenant_pages()).await? else {
+            return Ok(Recount::TooDeep);
+        };
         args.extend(counted.into_iter().map(Value::from));
         let answer: Vec<String> = self.run(&self.scripts.recount, args).await?;
         let number = |i: usize| answer.get(i).and_then(|n| n.parse().ok()).unwrap_or(0);
@@ -159,6 +149,18 @@ impl Queue {
                 }
             }
         })
+    }
+
+    /// All names of the pages; `None` if there are too many for one call.
+    async fn all_of(&self, mut pages: Pages) -> Result<Option<HashSet<String>>, QueueError> {
+        let mut all = HashSet::new();
+        while let Some(page) = self.next_page(&mut pages).await? {
+            all.extend(page);
+            if all.len() > RECOUNT_MAX_KEYS {
+                return Ok(None);
+            }
+        }
+        Ok(Some(all))
     }
 
     /// The keys with which nodes say that they have a live job.

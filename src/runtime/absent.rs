@@ -25,7 +25,7 @@ use super::{
     worker::{Held, Worker},
 };
 use crate::{
-    domain::TenantId,
+    domain::{Job, TenantId},
     store::{BeginJob, StoreError, TextRow},
     telemetry::Chain,
 };
@@ -87,8 +87,7 @@ async fn explain(worker: &Worker, absent: Vec<Held>, mut known: HashSet<Origin>)
     let context = &worker.context;
     // A claim of nothing else may be a small part of many.
     let is_nothing_else = known.is_empty();
-    let begin: Vec<BeginJob> = absent.iter().map(|(_, job)| begin_job(job)).collect();
-    let present = match context.store.present(&begin).await {
+    let present = match self::present(context, absent.iter().map(|(_, job)| job)).await {
         Ok(present) => present,
         Err(error) => return hold_back(worker, &absent, &Doubt::Store(error)).await,
     };
@@ -108,8 +107,7 @@ async fn explain(worker: &Worker, absent: Vec<Held>, mut known: HashSet<Origin>)
         return hold_back(worker, &gone, &Doubt::Store(error)).await;
     }
     // The right to see them may have been given since they were not found.
-    let begin: Vec<BeginJob> = gone.iter().map(|(_, job)| begin_job(job)).collect();
-    let present = match context.store.present(&begin).await {
+    let present = match self::present(context, gone.iter().map(|(_, job)| job)).await {
         Ok(present) => present,
         Err(error) => return hold_back(worker, &gone, &Doubt::Store(error)).await,
     };
@@ -151,11 +149,19 @@ async fn end_those_of(worker: &Worker, jobs: Vec<Held>, origins: &HashSet<Origin
     others
 }
 
+/// The nodes of those of the jobs whose rows are here.
+async fn present(
+    context: &Context,
+    jobs: impl IntoIterator<Item = &Job>,
+) -> Result<HashSet<Uuid>, StoreError> {
+    let begin: Vec<BeginJob> = jobs.into_iter().map(begin_job).collect();
+    context.store.present(&begin).await
+}
+
 /// The origins of those of the jobs that wait whose rows are here.
 async fn look_at_others(context: &Context) -> Result<HashSet<Origin>, Doubt> {
     let others = context.queue.sample().await.map_err(Doubt::Queue)?;
-    let begin: Vec<BeginJob> = others.iter().map(begin_job).collect();
-    let present = context.store.present(&begin).await.map_err(Doubt::Store)?;
+    let present = present(context, &others).await.map_err(Doubt::Store)?;
     let here = others.into_iter().filter(|job| present.contains(&job.node_id));
     Ok(here.map(|job| job.database).collect())
 }

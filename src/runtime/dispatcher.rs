@@ -4,7 +4,7 @@
 //! step that panics takes the Dispatcher down: its leases run out, and other workers get the
 //! jobs.
 
-use std::{future::Future, sync::Arc, time::Instant};
+use std::{future::Future, sync::Arc};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tracing::{Instrument, info_span, warn};
@@ -16,6 +16,7 @@ use super::{
     endings,
     finish::{Done, batches, failed, finish},
     leases::LeaseKeeper,
+    pace::LastDone,
     prepare::{Look, Prepared, look, prepare, wait},
     room::{Load, Room},
     schedule::Schedule,
@@ -57,7 +58,7 @@ pub struct DispatcherState {
     /// What waits to be stored, while other vectors are; that is all that it waits for.
     done: Vec<Done>,
     storing: usize,
-    last_embedded: Option<Instant>,
+    last_embedded: LastDone,
     looking: Looking,
     preparing: usize,
     drained: Option<RpcReplyPort<()>>,
@@ -163,10 +164,7 @@ impl DispatcherState {
         self.clear(&batch);
         match result.vectors {
             Ok(vectors) => {
-                // While others waited, it had the model since the last one was done.
-                let alone = self.last_embedded.replace(Instant::now()).map(|last| last.elapsed());
-                let took = alone.map_or(result.took, |alone| alone.min(result.took));
-                self.room.embedded(Load::of([&batch]), took);
+                self.room.embedded(Load::of([&batch]), self.last_embedded.alone(result.took));
                 self.schedule.ending();
                 self.done.push(Done::Batch { batch, vectors, took: result.took });
                 self.store(myself);
@@ -287,7 +285,7 @@ impl Actor for Dispatcher {
             room,
             done: Vec::new(),
             storing: 0,
-            last_embedded: None,
+            last_embedded: LastDone::default(),
             looking: Looking::No,
             preparing: 0,
             drained: None,

@@ -2,10 +2,13 @@
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use super::{api::RuntimeError, pace::Pace};
+use super::{
+    api::RuntimeError,
+    pace::{LastDone, Pace},
+};
 
 /// The longest that a request may have to wait for the model, itself counted, unless it is alone.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -22,7 +25,7 @@ pub struct Line {
 struct State {
     tokens: usize,
     pace: Pace,
-    last_done: Option<Instant>,
+    last_done: LastDone,
 }
 
 /// A place in the line, left when it is dropped.
@@ -64,9 +67,8 @@ impl Place<'_> {
     /// So many of the tokens are embedded, after so long.
     pub fn done(&mut self, tokens: usize, took: Duration) {
         let mut state = self.line.state();
-        // While others were before it, it had the model since the last one was done.
-        let alone = state.last_done.replace(Instant::now()).map(|last| last.elapsed());
-        state.pace.note(tokens, alone.map_or(took, |alone| alone.min(took)));
+        let alone = state.last_done.alone(took);
+        state.pace.note(tokens, alone);
         let done = tokens.min(self.tokens);
         self.tokens -= done;
         state.tokens -= done;

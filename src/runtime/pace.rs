@@ -1,6 +1,6 @@
 //! How fast a model embeds, as its last batches were.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How much of what was seen is kept from batch to batch.
 const KEPT: f64 = 0.8;
@@ -28,5 +28,17 @@ impl Pace {
     pub fn time_of(&self, tokens: usize) -> Option<Duration> {
         let seconds = tokens as f64 * self.seconds / self.tokens;
         Duration::try_from_secs_f64(seconds).ok()
+    }
+}
+
+/// When a model was last done with something.
+#[derive(Debug, Default)]
+pub struct LastDone(Option<Instant>);
+
+impl LastDone {
+    /// It is done now with what took so long; how much of that time it had for it alone: while others
+    /// were before it, it only waited.
+    pub fn alone(&mut self, took: Duration) -> Duration {
+        self.0.replace(Instant::now()).map_or(took, |last| last.elapsed().min(took))
     }
 }

@@ -34,8 +34,8 @@ local function string_at(entry, quote)
   return ok and list[1] or raw
 end
 
--- The tenant of an entry; an empty name for what is no job. Decoding is dear, so a job of ours, or of a producer in Python, is read where
--- it says it; an entry too long to be decoded is searched.
+-- The tenant of an entry; an empty name for what is no job. Decoding is dear, so a job of ours, or of a
+-- producer in Python, is read where it says it; an entry too long to be decoded is searched.
 local function tenant_of(entry)
   local name = match(entry, '^"tenant_id":"([^"\\]*)"', 99)
     or match(entry, '^"tenant_id": "([^"\\]*)"', 103)

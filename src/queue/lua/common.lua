@@ -231,6 +231,15 @@ local function reserved_by(reservation)
     or {}
 end
 
+-- Tells of each tenant of each reservation how many jobs that counts.
+local function each_reserved(tell)
+  for _, reservation in ipairs(redis.call('ZRANGE', reservations, 0, -1)) do
+    for tenant, jobs in pairs(reserved_by(reservation)) do
+      tell(tenant, jobs)
+    end
+  end
+end
+
 -- Gives the counts of a reservation back, if it is still there.
 local function cancel(reservation)
   if redis.call('ZREM', reservations, reservation) == 1 then
@@ -253,11 +262,9 @@ local function depth()
     cancel(stale)
   end
   local jobs = size('LLEN', queue) + size('HLEN', inflight) + size('ZCARD', retry)
-  for _, reservation in ipairs(redis.call('ZRANGE', reservations, 0, -1)) do
-    for _, reserved in pairs(reserved_by(reservation)) do
-      jobs = jobs + reserved
-    end
-  end
+  each_reserved(function(_, reserved)
+    jobs = jobs + reserved
+  end)
   return jobs
 end
 

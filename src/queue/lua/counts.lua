@@ -36,11 +36,9 @@ for _, token in ipairs(redis.call('HKEYS', inflight)) do
     return {'unknown'}
   end
 end
-for _, reservation in ipairs(redis.call('ZRANGE', reservations, 0, -1)) do
-  for tenant, jobs in pairs(reserved_by(reservation)) do
-    add(counts, tenant, jobs)
-  end
-end
+each_reserved(function(tenant, jobs)
+  add(counts, tenant, jobs)
+end)
 
 local fields = {}
 for i = 4, #ARGV, 2 do

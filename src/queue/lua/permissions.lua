@@ -36,11 +36,11 @@ if #forbidden > 0 then
   return forbidden
 end
 for _, command in ipairs({
-  'DEL', 'UNLINK', 'SET 1 PX 9999', 'GET', 'INCRBY 1', 'DECRBY 1', 'PERSIST', 'PEXPIRE 9999', 'PTTL', 'EXISTS',
-  'TYPE', 'DEL', 'LPUSH a', 'RPUSH b', 'LLEN', 'LRANGE 0 -1', 'LINDEX 0', 'LSET 0 a',
+  'DEL', 'UNLINK', 'SET 1 PX 9999', 'GET', 'INCRBY 1', 'DECRBY 1', 'PERSIST', 'PEXPIRE 9999', 'PTTL',
+  'EXISTS', 'TYPE', 'DEL', 'LPUSH a', 'RPUSH b', 'LLEN', 'LRANGE 0 -1', 'LINDEX 0', 'LSET 0 a',
   'LTRIM 0 -1', 'LREM 1 a', 'RPOP 1', 'DEL', 'HSET f 1', 'HGET f', 'HMGET f', 'HGETALL',
-  'HEXISTS f', 'HKEYS', 'HSCAN 0', 'HLEN', 'HDEL f', 'DEL', 'SADD a', 'SISMEMBER a', 'SREM a', 'DEL',
-  'ZADD 1 a', 'ZCARD', 'ZSCORE a', 'ZRANGE 0 -1', 'ZRANGEBYSCORE 0 1', 'ZREM a', 'DEL',
+  'HEXISTS f', 'HKEYS', 'HSCAN 0', 'HLEN', 'HDEL f', 'DEL', 'SADD a', 'SISMEMBER a', 'SREM a',
+  'DEL', 'ZADD 1 a', 'ZCARD', 'ZSCORE a', 'ZRANGE 0 -1', 'ZRANGEBYSCORE 0 1', 'ZREM a', 'DEL',
 }) do
   local words = {}
   for word in string.gmatch(command, '%S+') do words[#words + 1] = word end

@@ -1,7 +1,7 @@
 -- Compares pending keys, tenant counts and leases with the jobs that are really there, and
 -- mends what differs.
--- ARGV: 3 most jobs looked at (and as many kB), 4 age (ms) at which a pending key without a job is given up,
---       5 how many nodes follow, then pairs: node with a pending key, its tenant or '?',
+-- ARGV: 3 most jobs looked at (and as many kB), 4 age (ms) at which a pending key without a job is
+--       given up, 5 how many nodes follow, then pairs: node with a pending key, its tenant or '?',
 --       then the tenants that have a count
 -- Answer: {'deep'} | {'ask', node, …}
 --         | {'done', counts mended, keys mended, leases mended, keys given up,
@@ -55,9 +55,7 @@ if not see_all('LRANGE', queue, redis.call('LLEN', queue))
   or not see_all('ZRANGE', retry, redis.call('ZCARD', retry)) then
   return {'deep'}
 end
-for _, reservation in ipairs(redis.call('ZRANGE', reservations, 0, -1)) do
-  for tenant, jobs in pairs(reserved_by(reservation)) do count(tenant, jobs) end
-end
+each_reserved(count)
 
 local last_node = 5 + 2 * tonumber(ARGV[5])
 local ask, without_job = {'ask'}, {}
