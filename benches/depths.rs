@@ -20,7 +20,7 @@ use fred::{
     clients::Client,
     interfaces::{ClientLike, KeysInterface, ListInterface, LuaInterface, ServerInterface},
     prelude::Config,
-    types::InfoKind,
+    types::{CustomCommand, InfoKind},
 };
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -60,10 +60,11 @@ async fn main() {
         }
     };
     let config = Settings::with(&[]).unwrap().queue;
+    let server = Config::from_url(&url.replace("unix:", "redis+unix:")).unwrap();
     let bench = Bench {
         queue: Queue::connect(&url, &config).await.unwrap(),
-        other: client(&url).await,
-        url,
+        other: client(&server).await,
+        server,
     };
     assert_eq!(bench.other.dbsize::<u64>().await.unwrap(), 0, "the Redis of this bench is empty");
     let mut figures = Vec::new();
@@ -79,8 +80,8 @@ async fn main() {
     println!("{}", Value::Array(figures));
 }
 
-async fn client(url: &str) -> Client {
-    let client = Client::new(Config::from_url(url).unwrap(), None, None, None);
+async fn client(server: &Config) -> Client {
+    let client = Client::new(server.clone(), None, None, None);
     client.init().await.unwrap();
     client
 }
@@ -89,7 +90,7 @@ struct Bench {
     queue: Queue,
     /// Past the queue, as another program.
     other: Client,
-    url: String,
+    server: Config,
 }
 
 /// What others notice of some work: the time that `PING` takes meanwhile, and the longest command.
@@ -282,16 +283,11 @@ impl Bench {
     }
 
     async fn notice(&self) -> Notices {
-        let reset = "redis.call('CONFIG', 'SET', 'slowlog-log-slower-than', '0', \
-                     'slowlog-max-len', '1000000') return redis.call('SLOWLOG', 'RESET')";
-        let _: Value = self
-            .other
-            .eval(reset, Vec::<String>::new(), Vec::<String>::new())
-            .await
-            .map(|_: fred::types::Value| Value::Null)
-            .unwrap();
+        self.order("CONFIG", &["SET", "slowlog-log-slower-than", "300"]).await;
+        self.order("CONFIG", &["SET", "slowlog-max-len", "100000"]).await;
+        self.order("SLOWLOG", &["RESET"]).await;
         let is_over = Arc::new(AtomicBool::new(false));
-        let (over, client) = (Arc::clone(&is_over), client(&self.url).await);
+        let (over, client) = (Arc::clone(&is_over), client(&self.server).await);
         let pings = tokio::spawn(async move {
             let mut times = Vec::new();
             while !over.load(Ordering::Relaxed) {
@@ -305,17 +301,16 @@ impl Bench {
         Notices { is_over, pings }
     }
 
+    async fn order(&self, command: &'static str, words: &[&'static str]) -> fred::types::Value {
+        let command = CustomCommand::new_static(command, None, false);
+        self.other.custom(command, words.to_vec()).await.unwrap()
+    }
+
     async fn figures(&self, times: Vec<Duration>, notices: Notices) -> Value {
         notices.is_over.store(true, Ordering::Relaxed);
         let pings = notices.pings.await.unwrap();
-        let longest = "local longest = 0 \
-                       for _, entry in ipairs(redis.call('SLOWLOG', 'GET', '-1')) do \
-                         if string.find(entry[4][1], '^[Ee][Vv][Aa][Ll][Ss]') then \
-                           longest = math.max(longest, entry[3]) \
-                         end \
-                       end return longest";
-        let none = Vec::<String>::new;
-        let longest: u64 = self.other.eval(longest, none(), none()).await.unwrap();
+        let slow = self.order("SLOWLOG", &["GET", "100000"]).await.into_array();
+        let longest = slow.into_iter().map(script_time).max().unwrap_or(0);
         let [p50, p99, max] = of(times);
         let [_, ping_p99, ping_max] = of(pings);
         json!({
@@ -324,6 +319,15 @@ impl Bench {
             "ping_p99_ms": ping_p99, "ping_max_ms": ping_max,
         })
     }
+}
+
+/// Microseconds of an entry of the slow log, if that is a script.
+fn script_time(entry: fred::types::Value) -> u64 {
+    let mut entry = entry.into_array().into_iter().skip(2);
+    let time = entry.next().and_then(|time| time.as_u64()).unwrap();
+    let command = entry.next().unwrap().into_array().into_iter().next().unwrap();
+    let is_script = command.as_str().is_some_and(|name| name.to_ascii_lowercase() == "evalsha");
+    if is_script { time } else { 0 }
 }
 
 fn is_of(claimed: &Claimed, tenant: &str) -> bool {

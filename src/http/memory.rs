@@ -43,7 +43,15 @@ pub struct Memory {
 
 /// Room until it is dropped.
 pub struct Held {
-    _room: OwnedSemaphorePermit,
+    room: OwnedSemaphorePermit,
+}
+
+impl Held {
+    /// Gives back what is more than is needed for so many bytes.
+    pub fn shrink_to(&mut self, bytes: usize) {
+        let more = self.room.num_permits().saturating_sub(bytes.div_ceil(UNIT));
+        drop(self.room.split(more));
+    }
 }
 
 impl Memory {
@@ -146,7 +154,7 @@ impl Lane {
             return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail));
         }
         match timeout(PATIENCE, Arc::clone(&self.room).acquire_many_owned(wanted)).await {
-            Ok(Ok(room)) => Ok(Held { _room: room }),
+            Ok(Ok(room)) => Ok(Held { room }),
             // It is never closed.
             Ok(Err(_)) | Err(_) => Err(Problem::unavailable(
                 "there is no memory for that now, because of other requests; try again later",
@@ -218,6 +226,9 @@ mod tests {
         tokio::pin!(waiting);
         assert!(timeout(Duration::from_secs(1), &mut waiting).await.is_err());
         drop(first);
-        assert!(waiting.await.is_ok());
+        let mut waited = waiting.await.ok().unwrap();
+        assert!(timeout(Duration::from_secs(1), memory.for_parsed(3 << 20)).await.is_err());
+        waited.shrink_to(1 << 20);
+        assert!(timeout(Duration::from_secs(1), memory.for_parsed(3 << 20)).await.is_ok());
     }
 }

@@ -4,6 +4,7 @@
 mod access;
 mod admin;
 mod admit;
+mod answer;
 mod body;
 mod calls;
 mod connections;

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     domain::TenantScope,
     queue::{Limits, Queue},
-    store::{NodeDetail, NodeFilter, NodeList, Store},
+    store::{NodeDetail, NodeFilter, NodeList, Store, Weight},
     telemetry::{Chain, metrics},
 };
 
@@ -97,14 +97,15 @@ impl Runtime {
         Ok(self.parts.store.list(&filter).await?)
     }
 
-    /// One node.
+    /// One node, which is as heavy as the caller knows.
     pub async fn node(
         &self,
         scope: TenantScope,
         id: Uuid,
         include_embedding: bool,
+        weight: Weight,
     ) -> Result<NodeDetail, RuntimeError> {
-        let node = self.parts.store.get(&scope, id, include_embedding).await?;
+        let node = self.parts.store.get(&scope, id, include_embedding, weight).await?;
         node.ok_or(RuntimeError::NotFound(id))
     }
 

@@ -3,25 +3,21 @@
 use uuid::Uuid;
 
 use super::{api::RuntimeError, handle::Runtime};
-use crate::{
-    domain::TenantScope,
-    store::{NodeDetail, NodeVersion},
-};
+use crate::{domain::TenantScope, store::NodeVersion};
 
 impl Runtime {
-    /// The node of the scope whose property `external_id` is this; `None` if there is none.
+    /// The id of the node of the scope whose property `external_id` is this; `None` if there is none.
     ///
     /// # Errors
     /// [`RuntimeError::Ambiguous`] when several are; the database is away.
-    pub async fn node_by_external_id(
+    pub async fn id_by_external_id(
         &self,
         scope: &TenantScope,
         external_id: &str,
-    ) -> Result<Option<NodeDetail>, RuntimeError> {
-        let store = &self.parts.store;
-        match store.ids_by_external_id(scope, external_id).await?.as_slice() {
+    ) -> Result<Option<Uuid>, RuntimeError> {
+        match self.parts.store.ids_by_external_id(scope, external_id).await?.as_slice() {
             [] => Ok(None),
-            [id] => Ok(store.get(scope, *id, false).await?),
+            [id] => Ok(Some(*id)),
             _ => Err(RuntimeError::Ambiguous),
         }
     }

@@ -40,6 +40,7 @@ mod walk;
 mod work;
 
 pub use due::PolicyRow;
+pub use in_place::Weight;
 pub use insert::{Birth, OnRefusal};
 pub use lookup::NodeVersion;
 pub use refusal::{Fault, Refusal, Refusals};

@@ -14,6 +14,7 @@ use super::{
     NodeDetail, NodeFilter, NodeList, NodeSummary, StatusCounts, Store, StoreError, Total,
     branch::{Branch, Walk, Wants},
     dialect::{Dialect, has_embedding, in_scope, status_of, tenant_of},
+    in_place::{Weight, by_weight},
     results,
 };
 use crate::domain::{NodeStatus, TenantScope};
@@ -75,6 +76,7 @@ impl Store {
         scope: &TenantScope,
         id: Uuid,
         include_embedding: bool,
+        weight: Weight,
     ) -> Result<Option<NodeDetail>, StoreError> {
         let mut select =
             self.with_expressions(Entity::find()).filter(Column::Id.eq(id)).filter(in_scope(scope));
@@ -88,7 +90,7 @@ impl Store {
             true => results::read_embedding(self.dialect(), &row)?,
             false => None,
         };
-        Ok(detail(&row, embedding)?)
+        Ok(by_weight(weight, || detail(&row, embedding))?)
     }
 
     /// How many nodes of the scope are in each status.

@@ -4,7 +4,7 @@ use serde_json::json;
 use uuid::Uuid;
 use vecmill::{
     domain::{NewNode, NodeStatus, TenantScope},
-    store::{Cursor, Fault, NodeFilter, NodeList, OnRefusal, StatusCounts, Total},
+    store::{Cursor, Fault, NodeFilter, NodeList, OnRefusal, StatusCounts, Total, Weight},
 };
 
 use crate::support::{
@@ -109,8 +109,8 @@ async fn no_scope_shows_a_node_of_another_tenant(db: TestDb) {
         .await
         .unwrap();
 
-    assert!(store.get(&only("acme"), ours.id, false).await.unwrap().is_some());
-    assert!(store.get(&only("acme"), theirs.id, false).await.unwrap().is_none());
+    assert!(store.get(&only("acme"), ours.id, false, Weight::Light).await.unwrap().is_some());
+    assert!(store.get(&only("acme"), theirs.id, false, Weight::Light).await.unwrap().is_none());
     let NodeList { nodes: listed, total: Total { nodes: total, .. }, .. } =
         store.list(&everything(only("acme"))).await.unwrap();
     assert_eq!((listed.iter().map(|node| node.id).collect::<Vec<_>>(), total), (vec![ours.id], 1));
@@ -237,8 +237,9 @@ async fn a_node_without_a_tenant_is_the_default_tenants(db: TestDb) {
         .unwrap();
     db.sql("UPDATE nodes SET tenant_id = NULL").await;
 
-    assert!(store.get(&only("acme"), foreign.id, false).await.unwrap().is_none());
-    let found = store.get(&only("default"), foreign.id, false).await.unwrap().unwrap();
+    assert!(store.get(&only("acme"), foreign.id, false, Weight::Light).await.unwrap().is_none());
+    let found =
+        store.get(&only("default"), foreign.id, false, Weight::Light).await.unwrap().unwrap();
     assert_eq!(found.tenant_id.as_str(), "default");
     assert_eq!(store.list(&everything(only("default"))).await.unwrap().total.nodes, 1);
     let tenants = store.tenants_of(&[foreign.id, Uuid::new_v4()]).await.unwrap();

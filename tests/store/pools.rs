@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use vecmill::{
     domain::{NodeStatus, TenantScope},
-    store::OnRefusal,
+    store::{OnRefusal, Weight},
 };
 
 use crate::{
@@ -55,7 +55,7 @@ async fn slow_lists_take_no_connection_from_work(db: TestDb) {
         .insert_nodes(std::slice::from_ref(&second), NodeStatus::Queued, OnRefusal::KeepOthers)
         .await;
     assert_eq!(written.unwrap(), [None]);
-    assert!(store.get(&TenantScope::All, second.id, false).await.unwrap().is_some());
+    assert!(store.get(&TenantScope::All, second.id, false, Weight::Light).await.unwrap().is_some());
     assert!(lists.iter().any(|list| !list.is_finished()), "there are still some");
     for list in lists {
         list.abort();

@@ -7,7 +7,7 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
 use uuid::Uuid;
 use vecmill::{
     domain::{NewNode, NodePatch, NodeStatus, TenantScope},
-    store::{BeginJob, Candidate, Cursor, OnNewText, Store},
+    store::{BeginJob, Candidate, Cursor, OnNewText, Store, Weight},
 };
 
 use crate::{
@@ -177,7 +177,13 @@ impl Shape {
             assert_eq!(backfilled.unwrap().nodes, 0);
         });
         check!("one node", async |store, nodes| {
-            assert!(store.get(&TenantScope::All, nodes[0], true).await.unwrap().is_some());
+            assert!(
+                store
+                    .get(&TenantScope::All, nodes[0], true, Weight::Light)
+                    .await
+                    .unwrap()
+                    .is_some()
+            );
         });
         check!("patch", async |store, nodes| {
             let patch =
@@ -220,7 +226,7 @@ const NARROW: &str = "'text ' || i";
 async fn few_wide_rows_without_statistics() {
     let shape = Shape::new(640, WIDE, "").await;
     let of_one = shape.reads_of(async |store, nodes| {
-        store.get(&TenantScope::All, nodes[0], false).await.unwrap();
+        store.get(&TenantScope::All, nodes[0], false, Weight::Light).await.unwrap();
     });
     let of_one = of_one.await.text_blocks;
     assert!(of_one > 4, "{of_one}");

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 use vecmill::{
     domain::{NewNode, NodeStatus, TenantId, TenantScope},
-    store::{BeginJob, NodeDetail, Outcome, Store, Subject, Vector, text_hash},
+    store::{BeginJob, NodeDetail, Outcome, Store, Subject, Vector, Weight, text_hash},
 };
 
 use crate::common::TestPostgres;
@@ -149,7 +149,7 @@ pub fn job(node: &NewNode, refresh: bool) -> BeginJob {
 
 /// The whole node with its vector.
 pub async fn read(store: &Store, id: Uuid) -> NodeDetail {
-    store.get(&TenantScope::All, id, true).await.unwrap().unwrap()
+    store.get(&TenantScope::All, id, true, Weight::Light).await.unwrap().unwrap()
 }
 
 pub async fn status(store: &Store, id: Uuid) -> NodeStatus {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use vecmill::{
     domain::{NewNode, NodeStatus, TenantScope, node::text_of_props},
-    store::{BeginJob, OnRefusal, Outcome, Store, StoreError, TextRow},
+    store::{BeginJob, OnRefusal, Outcome, Store, StoreError, TextRow, Weight},
 };
 
 use crate::support::{
@@ -156,7 +156,8 @@ async fn a_vector_is_stored_with_all_that_belongs_to_it(db: TestDb) {
     for time in [found.embedding_updated_at, found.last_refreshed, found.updated_at] {
         assert!((now - time.unwrap()).num_seconds().abs() < 60);
     }
-    let without = store.get(&TenantScope::All, node.id, false).await.unwrap().unwrap();
+    let without =
+        store.get(&TenantScope::All, node.id, false, Weight::Light).await.unwrap().unwrap();
     assert_eq!(without.embedding, None);
 }
 

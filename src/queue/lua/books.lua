@@ -7,13 +7,15 @@
 --
 -- They also say when new ones were merged in (`merged`) and the right was arranged (`at`), how many were
 -- claimed since (`claimed`), how many were ever read and stayed where they were (`total`), up to which
--- of these tenants that are behind had their turn (`exchanged`), and how many others took (`lost`).
+-- of these tenants that are behind had their turn (`exchanged`), whether the newest of them just had one
+-- (`newest`), whether the right is to be arranged by the next claim (`due`), whether it was since new ones
+-- were merged in (`unmerged`), and how many others took (`lost`).
 local FIELDS = {
-  'edge', 'arranged', 'merged', 'at', 'claimed', 'total', 'exchanged', 'lost',
+  'edge', 'arranged', 'merged', 'at', 'claimed', 'total', 'exchanged', 'newest', 'due', 'unmerged', 'lost',
 }
 
--- So many new entries are read at once.
-local MOST_NEW = 2000
+-- So many new entries are read at once, and so far to each side the edge is looked for.
+local MOST_NEW, FAR = 1000, 2000
 -- Bytes of entries that are read at once, and entries that are looked through at once.
 local MOST_BYTES, PAGE = 2097152, 50
 -- Of a longer entry only so many characters are noted or searched.
@@ -125,7 +127,7 @@ local function unread(length)
   local bytes = 0
   for _, step in ipairs({PAGE, -PAGE}) do
     local first = step > 0 and at or at - PAGE
-    while math.abs(first - at) <= MOST_NEW and first > -PAGE and bytes < MOST_BYTES do
+    while math.abs(first - at) <= FAR and first > -PAGE and bytes < MOST_BYTES do
       local page = redis.call('LRANGE', queue, math.max(first, 0), first + PAGE - 1)
       for i, found in ipairs(page) do
         bytes = bytes + #found

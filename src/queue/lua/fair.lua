@@ -11,9 +11,9 @@ local HEAD, LARGEST_HEAD = 400, 1000
 -- Milliseconds between two merges, two exchanges, and two arrangements for each entry: when tenants
 -- run out of turns where claims are rare, and elsewhere. Work on an entry takes the server about a
 -- microsecond, so that this makes a few hundredths of its time.
-local MERGE_PAUSE, EXCHANGE_PAUSE, PAUSE, LONG_PAUSE = 15, 25, 1 / 25, 1
+local MERGE_PAUSE, EXCHANGE_PAUSE, PAUSE, LONG_PAUSE = 15, 12, 1 / 25, 1
 -- The window is arranged again when so many were claimed from it.
-local STALE = 1000
+local STALE = 500
 -- The books of so many tenants are read whole.
 local FEW_TENANTS = 400
 
@@ -153,7 +153,7 @@ end
 local function keep_order(wanted, length)
   begin_writing()
   local now, new = now_ms(), unread(length)
-  local window = length <= WHOLE and length or WINDOW
+  local window = length <= WHOLE and length or math.max(WINDOW, math.min(2 * wanted, LARGEST_WINDOW))
   -- What is still to come was written by another clock.
   local function since(field)
     local time = book(field)
@@ -174,7 +174,9 @@ local function keep_order(wanted, length)
   local claimed = window < length and tenants_in_all() > 1 and book('claimed') or 0
   local must_exchange = claimed >= STALE_BEHIND and redis.pcall('ZCARD', behind) ~= 0
     and since('at') >= EXCHANGE_PAUSE
-  if claimed >= STALE or must_exchange then
+  -- The two take turns, if both are to be done in each claim.
+  local is_merged = new == 0 or book('unmerged') == 0
+  if is_merged and (claimed >= STALE or must_exchange or book('due') > 0) then
     return arrange(length, math.min(window, length - new), now, new)
   end
 
@@ -185,11 +187,15 @@ local function keep_order(wanted, length)
     is_behind, new = merge(length, new), 0
   end
   redis.call('HSET', fair, 'merged', integer(now))
+  redis.call('HDEL', fair, 'unmerged')
   window = math.min(window, length - new)
   -- Where claims are rare, the longer pause would save nothing.
   local pause = since_merged >= window * PAUSE and PAUSE or LONG_PAUSE
   if is_behind and since('at') >= window * pause then
-    return arrange(length, window, now, new)
+    if window == length then
+      return arrange(length, window, now, new)
+    end
+    redis.call('HSET', fair, 'due', 1)
   end
   return length - new
 end

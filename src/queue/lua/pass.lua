@@ -7,8 +7,10 @@
 local wrong = wrong_type(queue, retry, inflight, leases, orphans)
 if wrong then return wrong end
 
-local MOST_JOBS, MOST_BYTES = 1000, 1048576
+local MOST_JOBS, MOST_BYTES = 500, 1048576
 local now, entries, tokens, bytes, cursor = now_ms(), {}, {}, 0, ARGV[4]
+-- Each page costs the way to its place, so that few are read.
+local many = 50
 local new, total
 if ARGV[3] == 'queue' then
   new, total = unread(redis.call('LLEN', queue)), book('total')
@@ -30,12 +32,14 @@ repeat
     if ARGV[3] == 'retry' then
       command, key = 'ZRANGE', retry
     end
-    found = redis.call(command, key, cursor, cursor + 49)
-    cursor = #found == 50 and integer(cursor + 50) or ''
+    found = redis.call(command, key, cursor, cursor + many - 1)
+    cursor = #found == many and integer(cursor + many) or ''
   end
   for _, entry in ipairs(found) do
     entries[#entries + 1], bytes = entry, bytes + #entry
   end
+  local rest = math.floor((MOST_BYTES - bytes) * #entries / math.max(bytes, 1))
+  many = math.max(1, math.min(MOST_JOBS - #entries, rest))
 until cursor == '' or #entries >= MOST_JOBS or bytes >= MOST_BYTES
 
 if new and cursor ~= '' and tonumber(cursor) >= new then
