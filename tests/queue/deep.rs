@@ -83,6 +83,24 @@ async fn a_tenant_that_comes_late_is_served_soon_behind_a_million_of_ten_thousan
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nothing_goes_wrong_where_nobody_is_in_need() {
+    let test = TestQueue::start().await;
+    let turn = || (0..500).flat_map(|number| jobs(&format!("t{number}"), 1)).collect::<Vec<_>>();
+    for _ in 0..40 {
+        test.enqueue(&turn()).await;
+    }
+    test.claim(64).await;
+    // It is behind until the last of these is served, and has its share after the first exchange.
+    test.enqueue(&jobs("late", 50)).await;
+    for _ in 0..100 {
+        pause_is_over(&test, "at");
+        let claimed = claim_merged(&test, 64).await;
+        assert_eq!(claimed.len(), 64);
+        test.end(claimed).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_tenant_in_the_middle_of_a_million_is_found() {
     let test = TestQueue::start().await;
     test.load("many", 1, 500_000);

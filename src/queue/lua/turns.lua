@@ -110,6 +110,7 @@ local function part_to_exchange(here, share)
         return members[i + 1]
       end
     end
+    return nil
   end
   local newest = book('newest') == 0
   redis.call('HSET', fair, 'newest', newest and 1 or 0)
