@@ -1,7 +1,7 @@
 //! Work on what a stranger sends takes time that is linear in it: twice the size, at most two and a
 //! half times the time, up to the size of a body.
 //!
-//! The one test here that looks at a clock. It takes the least of several runs, and looks again before
+//! The one file of tests that looks at a clock. It takes the least of several runs, and looks again before
 //! it fails, so that neighbours do not decide it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -10,15 +10,22 @@ mod common;
 
 use std::{
     hint::black_box,
+    path::Path,
     time::{Duration, Instant},
 };
 
+use async_compression::tokio::write::GzipEncoder;
 use common::TestApp;
-use reqwest::header::CONTENT_TYPE;
-
+use reqwest::{
+    Method,
+    header::{CONTENT_ENCODING, CONTENT_TYPE},
+};
 use serde_json::{Map, Value, json};
-use tokio::runtime::Runtime;
-use vecmill::domain::{NodePatch, patch::Editable};
+use tokio::{io::AsyncWriteExt, runtime::Runtime};
+use vecmill::{
+    domain::{Job, NodePatch, patch::Editable},
+    inference::{BackendKind, ComputeConfig, HubConfig, ModelConfig, load},
+};
 
 /// The size of the largest body.
 const MOST_BYTES: usize = 10 << 20;
@@ -46,6 +53,7 @@ fn is_linear<T>(name: &str, make: impl Fn(usize) -> T, work: impl Fn(T)) {
     let time = |bytes: usize| time_of(&|| make(bytes), &work);
     let mut bytes = LEAST_BYTES;
     let mut one = time(bytes);
+    let mut times = vec![one];
     while bytes * 2 <= MOST_BYTES {
         let mut two = time(bytes * 2);
         let mut ratios = Vec::new();
@@ -55,7 +63,9 @@ fn is_linear<T>(name: &str, make: impl Fn(usize) -> T, work: impl Fn(T)) {
             (one, two) = (one.max(time(bytes)), two.min(time(bytes * 2)));
         }
         (bytes, one) = (bytes * 2, two);
+        times.push(one);
     }
+    println!("{name}: {times:.1?} for {LEAST_BYTES} bytes, twice as many, and so on");
 }
 
 /// An object of so many bytes, with short names.
@@ -124,5 +134,106 @@ fn a_body_that_is_refused_at_its_end() {
         |bytes| members(bytes, r#""z":0"#).replacen(r#""props":{"#, r#""prop":{"#, 1),
         post,
     );
+
+    let gzip = |body: String| {
+        runtime.block_on(async {
+            let mut encoder = GzipEncoder::new(Vec::new());
+            encoder.write_all(body.as_bytes()).await.unwrap();
+            encoder.shutdown().await.unwrap();
+            encoder.into_inner()
+        })
+    };
+    is_linear(
+        "gzip",
+        |bytes| gzip(node_of("[", "[0],", &format!("{nul}]"), bytes - 100)),
+        |body| {
+            let request = client.post(&url).header(CONTENT_TYPE, "application/json");
+            let request = request.header(CONTENT_ENCODING, "gzip").body(body);
+            assert_eq!(runtime.block_on(request.send()).unwrap().status().as_u16(), 422);
+        },
+    );
+    let to = |path: &str| format!("{}{path}", app.url());
+    let node = "/nodes/00000000-0000-4000-8000-000000000000";
+    for (name, method, url, begin, unit, end) in [
+        (
+            "a batch",
+            Method::POST,
+            to("/nodes/batch"),
+            r#"{"nodes":["#,
+            r#"{"classes":["a"]},"#,
+            "0]}",
+        ),
+        ("a patch", Method::PATCH, to(node), r#"{"metadata":["#, "[0],", r#"0],"other":0}"#),
+        (
+            "a requeue",
+            Method::POST,
+            to("/admin/embedding/requeue"),
+            r#"{"node_ids":["#,
+            "[0],",
+            "0]}",
+        ),
+        ("a refresh", Method::POST, to("/admin/refresh"), r#"{"node_ids":["#, "[0],", "0]}"),
+    ] {
+        let make =
+            |bytes: usize| format!("{begin}{}{end}", unit.repeat((bytes - 100) / unit.len()));
+        is_linear(name, make, |body| {
+            let request = client.request(method.clone(), &url);
+            let request = request.header(CONTENT_TYPE, "application/json").body(body);
+            let status = runtime.block_on(request.send()).unwrap().status().as_u16();
+            assert!([404, 422].contains(&status), "{status}");
+        });
+    }
     runtime.block_on(app.stop());
+}
+
+#[test]
+fn entries_of_other_producers() {
+    for (name, unit) in [("arrays", "[0],"), ("escapes", r#""\u0000","#), ("numbers", "1e-9,")] {
+        let entry = |bytes: usize| {
+            let many = unit.repeat(bytes / unit.len());
+            format!(r#"{{"node_id":"00000000-0000-4000-8000-000000000000","more":[{many}0]}}"#)
+        };
+        let decode = |entry: String| assert!(black_box(Job::decode(entry.as_bytes())).is_ok());
+        is_linear(&format!("an entry of {name}"), entry, decode);
+    }
+}
+
+/// Texts of the kinds that tokenizers take long for.
+#[test]
+fn texts_of_any_kind() {
+    let models_dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
+    let hub = HubConfig {
+        endpoint: "http://127.0.0.1:9".to_owned(),
+        token: None,
+        cache_dir: models_dir.join("no-cache"),
+        offline: true,
+    };
+    let config = ModelConfig {
+        backend: BackendKind::Model,
+        model: "all-MiniLM-L6-v2".to_owned(),
+        compute: ComputeConfig::auto(),
+        models_dir,
+        hub,
+    };
+    let model = Runtime::new().unwrap().block_on(load(&config)).unwrap_or_else(|error| {
+        panic!("this test needs the real weights; `make model` fetches them: {error}")
+    });
+    for (name, unit) in [
+        ("words", "seven quiet mills "),
+        ("one word", "ha"),
+        ("white space", " \n\t"),
+        ("no white space at all", "\u{200b}"),
+        ("marks", "e\u{301}\u{302}"),
+        ("marks alone", "\u{301}"),
+        ("Han", "漢"),
+        ("punctuation", "!?.,"),
+        ("special tokens", "[PAD][SEP]"),
+        ("half of one", "[[[[[PAD"),
+    ] {
+        is_linear(
+            &format!("a text of {name}"),
+            |bytes| unit.repeat(bytes / unit.len()),
+            |text| assert!(black_box(model.encoder.encode(&text)).is_ok()),
+        );
+    }
 }

@@ -1,15 +1,20 @@
 //! Without a queue: the new text is embedded before the answer is sent.
 
 use std::sync::{
-    Arc,
+    Arc, Mutex,
     atomic::{AtomicBool, Ordering},
 };
 
 use futures::future::join_all;
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
 use vecmill::{app::Role, inference::EmbedError};
 
-use super::{Gate, OpensAtEnd, Site, assert_ready, has_vector_of, patch, text};
+use super::{DEADLINE, Gate, OpensAtEnd, Site, assert_ready, has_vector_of, patch, text};
 use crate::common::{TestApp, faulty_model, hash_model};
 
 const INLINE: [(&str, &str); 1] = [("EMBEDDING_ASYNC", "false")];
@@ -122,4 +127,46 @@ async fn of_many_changes_at_once_the_last_has_its_vector() {
         assert_eq!(node["version"], CHANGES + 1, "{}", site.name);
         app.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_that_hung_up_has_asked_for_is_not_embedded() {
+    let site = Site::on_sqlite();
+    let gate = Gate::closed();
+    let _end = OpensAtEnd(gate.clone());
+    let gated = gate.model("slow", Ok(()));
+    let embedded: Arc<Mutex<Vec<Vec<u32>>>> = Arc::default();
+    let model = faulty_model({
+        let embedded = Arc::clone(&embedded);
+        move |batch| {
+            embedded.lock().unwrap().extend(batch.iter().map(|text| text.ids.clone()));
+            gated.backend.embed(batch).map(drop)
+        }
+    });
+    let one_by_one = [INLINE[0], ("EMBEDDING_BATCH_TEXTS", "1")];
+    let app = site.start(Role::Serve, &one_by_one, Some(model)).await;
+    let texts = ["slow", "second", "third", "fourth"];
+    let nodes = texts.map(|text| json!({"classes": ["Doc"], "props": {"text": text}}));
+    let body = json!({"nodes": nodes}).to_string();
+    let head = format!(
+        "POST /nodes/batch HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n",
+        body.len()
+    );
+    let mut client = TcpStream::connect(app.url().strip_prefix("http://").unwrap()).await.unwrap();
+    client.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+    gate.reached().await;
+    client.shutdown().await.unwrap();
+    let mut answer = Vec::new();
+    timeout(DEADLINE, client.read_to_end(&mut answer)).await.unwrap().unwrap();
+    assert!(answer.is_empty(), "{}", String::from_utf8_lossy(&answer));
+
+    let before = embedded.lock().unwrap().len();
+    assert_eq!(before, 1, "the others were to come");
+    gate.open();
+    new_node(&app, "of another client").await;
+    let after = embedded.lock().unwrap().split_off(before);
+    assert_eq!(after, [crate::common::ids_of("of another client")]);
+    assert_eq!(app.get("/nodes").await.1["total"], 1, "nothing was stored");
+    app.stop().await;
 }

@@ -131,7 +131,8 @@ async fn a_large_node_is_changed_by_whoever_comes_though_memory_is_short() {
     let app = site.api(&[("VECMILL_MEMORY_MB", "256")]).await;
     // Many values: parsed, it takes a good part of the memory.
     let values: Vec<u8> = vec![1; 100_000];
-    let node = json!({"classes": ["Note"], "tenant_id": "acme", "props": {"n": values}});
+    let props = json!({"n": values, "external_id": "of another"});
+    let node = json!({"classes": ["Note"], "tenant_id": "acme", "props": props});
     let (status, answer) = app.post("/nodes", &node).await;
     assert_eq!(status.as_u16(), 202, "{answer}");
     let id = answer["id"].as_str().unwrap();
@@ -144,5 +145,9 @@ async fn a_large_node_is_changed_by_whoever_comes_though_memory_is_short() {
     assert_eq!(app.patch(&path, &json!({"props": {"x": 1}})).await.0.as_u16(), 200);
     let shown = app.get(&format!("/nodes/{id}")).await.1;
     assert_eq!(shown["props"]["m"].as_array().unwrap().len(), values.len());
+    let path = "/nodes/by-external-id?external_id=of%20another";
+    let by_external_id = join_all((0..6).map(|_| app.get(path))).await;
+    let answered = by_external_id.iter().filter(|(status, _)| status.as_u16() == 200);
+    assert!(answered.clone().count() >= 1 && answered.clone().all(|(_, node)| *node == shown));
     app.stop().await;
 }
