@@ -6,6 +6,7 @@ pub mod cli;
 pub mod config;
 pub mod data_dir;
 pub mod domain;
+pub mod heavy;
 pub mod http;
 pub mod inference;
 pub mod queue;

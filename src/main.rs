@@ -12,6 +12,11 @@ use vecmill::{
     data_dir, inference, shutdown, telemetry, tls,
 };
 
+/// Gives memory back that one thread has freed and another needs. The system's allocator keeps up to
+/// tens of megabytes for each thread that ever held a large node.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = Cli::read();

@@ -8,18 +8,19 @@ use std::{
 };
 
 /// What each part of the crate may use. A part that is not named here may use nothing.
-const MAY_USE: [(&str, &[&str]); 12] = [
+const MAY_USE: [(&str, &[&str]); 13] = [
     ("domain", &[]),
     ("telemetry", &[]),
     ("shutdown", &[]),
+    ("heavy", &[]),
     ("tls", &[]),
     ("data_dir", &[]),
     ("config", &["domain"]),
     ("inference", &["domain", "config", "telemetry"]),
     ("queue", &["domain", "config", "telemetry", "tls", "data_dir"]),
-    ("store", &["domain", "config", "telemetry", "tls"]),
+    ("store", &["domain", "heavy", "config", "telemetry", "tls"]),
     ("runtime", &["queue", "store", "inference", "domain", "config", "telemetry"]),
-    ("http", &["runtime", "queue", "store", "inference", "domain", "config", "telemetry"]),
+    ("http", &["runtime", "queue", "store", "inference", "heavy", "domain", "config", "telemetry"]),
     // The command line prints the document that HTTP serves.
     ("cli", &["http", "runtime", "inference", "domain", "config", "telemetry"]),
 ];

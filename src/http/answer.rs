@@ -11,8 +11,10 @@ use poem_openapi::{
     types::{ToJSON, Type},
 };
 
+use serde_json::Value;
+
 use super::memory::Held;
-use crate::runtime::off_async;
+use crate::heavy;
 
 /// A JSON answer, written already. The OpenAPI document shows it as `Json<T>`.
 pub struct Written<T> {
@@ -23,12 +25,17 @@ pub struct Written<T> {
 impl<T: ToJSON + Send + 'static> Written<T> {
     /// Writes what few bytes are enough for.
     pub fn small(value: &T) -> Self {
-        Self::of(written(value).into())
+        Self::of(bytes_of(value.to_json()).into())
     }
 
     /// Writes what may take long; `room` is the room for it, as far as it needs some of its own.
     pub async fn large(value: T, room: Option<Held>) -> Self {
-        let bytes = off_async(move || written(&value)).await;
+        let bytes = heavy::apart(move || {
+            let json = value.to_json();
+            drop(value);
+            bytes_of(json)
+        });
+        let bytes = bytes.await;
         match room {
             None => Self::of(bytes.into()),
             Some(mut room) => {
@@ -44,9 +51,9 @@ impl<T: ToJSON + Send + 'static> Written<T> {
     }
 }
 
-fn written<T: ToJSON>(value: &T) -> Vec<u8> {
+fn bytes_of(json: Option<Value>) -> Vec<u8> {
     // With keys that are strings, JSON always can be written.
-    value.to_json().map_or_else(|| b"null".to_vec(), |json| json.to_string().into_bytes())
+    json.map_or_else(|| b"null".to_vec(), |json| json.to_string().into_bytes())
 }
 
 /// Bytes with their room.

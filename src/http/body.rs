@@ -25,7 +25,7 @@ use super::{
     memory::{Held, Memory, cost},
     types::JsonObject,
 };
-use crate::runtime::off_async;
+use crate::heavy;
 
 /// How many times the limit is read and thrown away, so that a client that sends before it
 /// listens gets its 413 instead of a closed connection.
@@ -194,11 +194,11 @@ async fn understand<T: FromBody>(
     let (config, memory) = (config_of(request), memory_of(request));
     let is_short = arrived.bytes.len() <= AT_ONCE;
     let count = move || (cost(&arrived.bytes), arrived);
-    let (cost, arrived) = if is_short { count() } else { off_async(count).await };
+    let (cost, arrived) = if is_short { count() } else { heavy::apart(count).await };
     let held = memory.for_parsed(cost).await?;
     let understand = move || Ok(T::from_body(parse(&arrived.bytes)?, &config)?);
     let value: Result<T, Problem> =
-        if is_short { understand() } else { off_async(understand).await };
+        if is_short { understand() } else { heavy::apart(understand).await };
     Ok((value?, held))
 }
 

@@ -15,10 +15,7 @@ use tokio::{
 use uuid::Uuid;
 
 use super::errors::Problem;
-use crate::{
-    domain::TenantScope,
-    runtime::{Runtime, off_async},
-};
+use crate::{domain::TenantScope, heavy, runtime::Runtime};
 
 /// How long a body waits for room.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -122,7 +119,7 @@ impl Memory {
         };
         let reading = self.stored.hold(2 * bytes).await.map_err(refused)?;
         let Some(json) = runtime.stored_json(scope, id).await? else { return Ok(None) };
-        let once = off_async(move || cost(json.as_bytes())).await;
+        let once = heavy::apart(move || cost(json.as_bytes())).await;
         drop(reading);
         let all = match what {
             Use::Show => once,

@@ -45,7 +45,6 @@ pub use context::Context;
 pub use handle::{Mode, Runtime, WorkersReady};
 pub use health::Seen;
 pub use inline::InlineEmbedder;
-pub use off_async::off_async;
 pub use recount::Recounts;
 pub use restart::{Decision, RestartHistory, RestartIntensity};
 pub use workers::Workers;

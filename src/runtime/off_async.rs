@@ -3,7 +3,7 @@
 use std::panic::resume_unwind;
 
 /// Runs CPU-bound work as a blocking task; a panic goes on here.
-pub async fn off_async<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> R {
+pub(super) async fn off_async<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> R {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => match error.try_into_panic() {

@@ -11,11 +11,11 @@ use uuid::Uuid;
 use super::{
     OnNewText, Outcome, Patched, Refusal, Store, StoreError, TextRule, TextSource, Vector,
     dialect::{Dialect, STALE, in_scope, status_of, tenant_of, to_json},
-    in_place::in_place,
     outcomes, results,
 };
-use crate::domain::{
-    NodePatch, NodeStatus, TenantId, TenantScope, node::json_bytes, patch::Editable,
+use crate::{
+    domain::{NodePatch, NodeStatus, TenantId, TenantScope, node::json_bytes, patch::Editable},
+    heavy,
 };
 
 impl Store {
@@ -71,7 +71,7 @@ async fn patch_locked(
     let Some(row) = lock(transaction, scope, id).await? else { return Ok(Patched::NotFound) };
     let Some(tenant_id) = tenant_of(row.tenant_id.clone()) else { return Ok(Patched::NotFound) };
     let status = status_of(&row.embedding_status);
-    let change = in_place(|| Change::of(row, patch, store.rule));
+    let change = heavy::in_place(|| Change::of(row, patch, store.rule));
     if change.bytes > store.node_bytes && change.grows {
         return Err(StoreError::Row(Refusal::too_large(store.node_bytes)));
     }

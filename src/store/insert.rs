@@ -11,10 +11,12 @@ use uuid::Uuid;
 use super::{
     Outcome, Refusal, Refusals, Store, StoreError, Transaction, Vector,
     dialect::{Dialect, Kind, to_json},
-    in_place::in_place,
     outcomes, results,
 };
-use crate::domain::{NewNode, NodeStatus};
+use crate::{
+    domain::{NewNode, NodeStatus},
+    heavy,
+};
 
 /// What becomes of the others when the database refuses some of the nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -216,7 +218,7 @@ impl io::Write for First {
 fn written(rows: &[NewRow<'_>]) -> String {
     let mut first = First(Vec::with_capacity(1 << 10));
     let all = serde_json::to_writer(&mut first, rows).ok().and(String::from_utf8(first.0).ok());
-    all.unwrap_or_else(|| in_place(|| to_json(rows)))
+    all.unwrap_or_else(|| heavy::in_place(|| to_json(rows)))
 }
 
 fn left_out(nodes: &[NewNode], written: &HashSet<Uuid>) -> Refusals {

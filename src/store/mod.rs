@@ -17,7 +17,6 @@ mod error;
 mod estimate;
 mod facts;
 mod failure;
-mod in_place;
 mod insert;
 mod lookup;
 mod migrate;
@@ -37,15 +36,16 @@ mod transaction;
 mod types;
 mod visibility;
 mod walk;
+mod weight;
 mod work;
 
 pub use due::PolicyRow;
-pub use in_place::Weight;
 pub use insert::{Birth, OnRefusal};
 pub use lookup::NodeVersion;
 pub use refusal::{Fault, Refusal, Refusals};
 pub use source::TextRule;
 pub use types::*;
+pub use weight::Weight;
 
 use std::sync::Arc;
 

@@ -11,10 +11,9 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::{
-    NodeDetail, NodeFilter, NodeList, NodeSummary, StatusCounts, Store, StoreError, Total,
+    NodeDetail, NodeFilter, NodeList, NodeSummary, StatusCounts, Store, StoreError, Total, Weight,
     branch::{Branch, Walk, Wants},
     dialect::{Dialect, has_embedding, in_scope, status_of, tenant_of},
-    in_place::{Weight, by_weight},
     results,
 };
 use crate::domain::{NodeStatus, TenantScope};
@@ -90,7 +89,7 @@ impl Store {
             true => results::read_embedding(self.dialect(), &row)?,
             false => None,
         };
-        Ok(by_weight(weight, || detail(&row, embedding))?)
+        Ok(weight.work(|| detail(&row, embedding))?)
     }
 
     /// How many nodes of the scope are in each status.

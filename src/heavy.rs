@@ -1,0 +1,76 @@
+//! Heavy work on values: parsing, comparing and writing what may be many megabytes.
+//!
+//! It is done on a few threads of its own. Others are not kept waiting, and memory stays bounded: an
+//! allocator keeps some for each thread that ever did such work, which blocking tasks would spread over
+//! hundreds of them.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::OnceLock,
+    thread::available_parallelism,
+};
+
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use tokio::{
+    runtime::{Handle, RuntimeFlavor},
+    sync::oneshot,
+    task::block_in_place,
+};
+
+/// Threads at most, whatever the machine.
+const MOST_THREADS: usize = 4;
+
+/// Does the work on another thread; a panic goes on here.
+pub async fn apart<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> R {
+    let Some(pool) = pool() else { return work() };
+    let (done, result) = oneshot::channel();
+    pool.spawn(move || {
+        // Whoever waited may have left. What is half-changed by a panic is dropped with it.
+        let _ = done.send(catch_unwind(AssertUnwindSafe(work)));
+    });
+    match result.await {
+        Ok(result) => result.unwrap_or_else(|panic| resume_unwind(panic)),
+        // It is always sent; the threads end with the process.
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// Does work on borrowed values: this thread waits, while another one takes over what it has to do
+/// besides.
+pub fn in_place<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    let has_others = Handle::try_current()
+        .is_ok_and(|handle| handle.runtime_flavor() == RuntimeFlavor::MultiThread);
+    match pool() {
+        Some(pool) if has_others => block_in_place(|| pool.install(work)),
+        _ => work(),
+    }
+}
+
+/// None if the system has no threads to give.
+fn pool() -> Option<&'static ThreadPool> {
+    static POOL: OnceLock<Option<ThreadPool>> = OnceLock::new();
+    let pool = POOL.get_or_init(|| {
+        let threads = available_parallelism().map_or(1, |cores| cores.get().min(MOST_THREADS));
+        let name = |number| format!("vecmill-heavy-{number}");
+        ThreadPoolBuilder::new().num_threads(threads).thread_name(name).build().ok()
+    });
+    pool.as_ref()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_panic_reaches_whoever_waits_and_harms_nobody_else() {
+        let failed = tokio::spawn(apart(|| panic!("planned"))).await;
+        assert!(failed.unwrap_err().is_panic());
+        assert_eq!(apart(|| 1).await, 1);
+        let failed = tokio::spawn(async { in_place(|| panic!("planned")) }).await;
+        assert!(failed.unwrap_err().is_panic());
+        let text = String::from("borrowed");
+        assert_eq!(in_place(|| text.len()), 8);
+    }
+}
