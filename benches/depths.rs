@@ -242,7 +242,7 @@ impl Bench {
         let script = "return redis.call('HGET', KEYS[1], 'arranged') or '0'";
         let read: String =
             self.other.eval(script, "embedding:queue:fair", Vec::<String>::new()).await.unwrap();
-        length > read.parse::<u64>().unwrap() + 2_000
+        length > read.parse::<u64>().unwrap() + 1_000
     }
 
     /// Jobs for newer texts of nodes that have a job, from all over the queue.

@@ -1,8 +1,5 @@
-//! Heavy work on values: parsing, comparing and writing what may be many megabytes.
-//!
-//! It is done on a few threads of its own. Others are not kept waiting, and memory stays bounded: an
-//! allocator keeps some for each thread that ever did such work, which blocking tasks would spread over
-//! hundreds of them.
+//! Heavy work on values: parsing, comparing and writing what may be many megabytes, so that others on
+//! the same thread would wait.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
@@ -17,14 +14,19 @@ use tokio::{
     task::block_in_place,
 };
 
-/// Threads at most, whatever the machine.
+/// Threads at most, whatever the machine. Few: an allocator keeps some memory for each thread that ever
+/// did such work, and blocking tasks would spread it over hundreds.
 const MOST_THREADS: usize = 4;
 
-/// Does the work on another thread; a panic goes on here.
+/// Does the work on one of a few threads of its own, after that of others who came before; a panic goes
+/// on here. Work that nobody waits for any more is not begun.
 pub async fn apart<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> R {
     let Some(pool) = pool() else { return work() };
     let (done, result) = oneshot::channel();
     pool.spawn(move || {
+        if done.is_closed() {
+            return;
+        }
         // Whoever waited may have left. What is half-changed by a panic is dropped with it.
         let _ = done.send(catch_unwind(AssertUnwindSafe(work)));
     });
@@ -35,15 +37,12 @@ pub async fn apart<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static)
     }
 }
 
-/// Does work on borrowed values: this thread waits, while another one takes over what it has to do
-/// besides.
-pub fn in_place<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+/// Does the work here and at once, as is right under a lock, while another thread takes over what this
+/// one has to do besides.
+pub fn in_place<R>(work: impl FnOnce() -> R) -> R {
     let has_others = Handle::try_current()
         .is_ok_and(|handle| handle.runtime_flavor() == RuntimeFlavor::MultiThread);
-    match pool() {
-        Some(pool) if has_others => block_in_place(|| pool.install(work)),
-        _ => work(),
-    }
+    if has_others { block_in_place(work) } else { work() }
 }
 
 /// None if the system has no threads to give.

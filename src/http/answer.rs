@@ -10,7 +10,6 @@ use poem_openapi::{
     registry::{MetaSchemaRef, Registry},
     types::{ToJSON, Type},
 };
-
 use serde_json::Value;
 
 use super::memory::Held;
@@ -28,18 +27,25 @@ impl<T: ToJSON + Send + 'static> Written<T> {
         Self::of(bytes_of(value.to_json()).into())
     }
 
+    /// Writes what takes a few milliseconds.
+    pub fn middling(value: &T) -> Self {
+        heavy::in_place(|| Self::small(value))
+    }
+
     /// Writes what may take long; `room` is the room for it, as far as it needs some of its own.
     pub async fn large(value: T, room: Option<Held>) -> Self {
-        let bytes = heavy::apart(move || {
+        // The room goes with the work: that goes on when the client hangs up.
+        let written = heavy::apart(move || {
             let json = value.to_json();
             drop(value);
-            bytes_of(json)
+            let mut bytes = bytes_of(json);
+            bytes.shrink_to_fit();
+            (bytes, room)
         });
-        let bytes = bytes.await;
-        match room {
-            None => Self::of(bytes.into()),
-            Some(mut room) => {
-                // A client that reads slowly keeps no more than what is left for it to read.
+        match written.await {
+            (bytes, None) => Self::of(bytes.into()),
+            (bytes, Some(mut room)) => {
+                // A client that reads slowly keeps the room of the answer, and no more.
                 room.shrink_to(bytes.len());
                 Self::of(Bytes::from_owner(Kept { bytes, _room: room }))
             }
@@ -53,7 +59,7 @@ impl<T: ToJSON + Send + 'static> Written<T> {
 
 fn bytes_of(json: Option<Value>) -> Vec<u8> {
     // With keys that are strings, JSON always can be written.
-    json.map_or_else(|| b"null".to_vec(), |json| json.to_string().into_bytes())
+    json.and_then(|json| serde_json::to_vec(&json).ok()).unwrap_or_else(|| b"null".to_vec())
 }
 
 /// Bytes with their room.

@@ -48,7 +48,7 @@ pub struct JsonBody<T> {
     /// What it says.
     pub value: T,
     /// The room for it.
-    _held: Held,
+    pub room: Held,
 }
 
 /// A JSON request body that may be left out, which means the same as `null`.
@@ -95,7 +95,7 @@ impl<'a, T: FromBody> ApiExtractor<'a> for JsonBody<T> {
             return Err(not_json().into());
         }
         let (value, held) = understand(read(request, body).await?, request).await?;
-        Ok(Self { value, _held: held })
+        Ok(Self { value, room: held })
     }
 }
 
@@ -196,10 +196,9 @@ async fn understand<T: FromBody>(
     let count = move || (cost(&arrived.bytes), arrived);
     let (cost, arrived) = if is_short { count() } else { heavy::apart(count).await };
     let held = memory.for_parsed(cost).await?;
-    let understand = move || Ok(T::from_body(parse(&arrived.bytes)?, &config)?);
-    let value: Result<T, Problem> =
-        if is_short { understand() } else { heavy::apart(understand).await };
-    Ok((value?, held))
+    // The room goes with the work: that goes on when the client hangs up.
+    let understand = move || Ok((T::from_body(parse(&arrived.bytes)?, &config)?, held));
+    if is_short { understand() } else { heavy::apart(understand).await }
 }
 
 /// Reads a body to its end, decoded.

@@ -119,7 +119,7 @@ impl Memory {
         };
         let reading = self.stored.hold(2 * bytes).await.map_err(refused)?;
         let Some(json) = runtime.stored_json(scope, id).await? else { return Ok(None) };
-        let once = heavy::apart(move || cost(json.as_bytes())).await;
+        let (once, reading) = heavy::apart(move || (cost(json.as_bytes()), reading)).await;
         drop(reading);
         let all = match what {
             Use::Show => once,

@@ -185,7 +185,8 @@ impl NodesApi {
         Data(runtime): Data<&Runtime>,
         node: JsonBody<NewNode>,
     ) -> Result<CreateResponse, Failure<WriteFails>> {
-        let answer = runtime.ingest(vec![node.value], OnRefusal::KeepOthers).await?.pop();
+        let answer =
+            runtime.ingest(vec![node.value], OnRefusal::KeepOthers, node.room).await?.pop();
         let node = NodeAccepted::from(answer.ok_or_else(Problem::unanswered)??);
         Ok(match runtime.is_async() {
             true => CreateResponse::Accepted(Json(node)),
@@ -203,7 +204,7 @@ impl NodesApi {
         Data(runtime): Data<&Runtime>,
         batch: JsonBody<NodeBatch>,
     ) -> Result<BatchResponse, Failure<WriteFails>> {
-        let NodeBatch { nodes, on_refusal } = batch.value;
+        let JsonBody { value: NodeBatch { nodes, on_refusal }, room } = batch;
         let mut valid = Vec::with_capacity(nodes.len());
         let mut refused = Vec::with_capacity(nodes.len());
         for node in nodes {
@@ -216,7 +217,7 @@ impl NodesApi {
             }
         }
         let owners: Vec<TenantId> = valid.iter().map(|node| node.tenant_id.clone()).collect();
-        let answers = runtime.ingest(valid, on_refusal).await?;
+        let answers = runtime.ingest(valid, on_refusal, room).await?;
         if on_refusal == OnRefusal::KeepNone
             && let Some((index, refusal)) = first_refusal(&answers)
         {
@@ -287,7 +288,7 @@ impl NodesApi {
         let page = NodePage::new(runtime.list(filter).await?, limit, offset);
         Ok(ListResponse::Page(match page.nodes.len() {
             0..=WRITTEN_AT_ONCE => Written::small(&page),
-            _ => Written::large(page, None).await,
+            _ => Written::middling(&page),
         }))
     }
 
@@ -327,8 +328,9 @@ impl NodesApi {
         patch: JsonBody<NodePatch>,
     ) -> Result<UpdateResponse, Failure<UpdateFails>> {
         let scope = TenantScope::of_write(tenant_id.0);
-        let _room = memory.for_stored(runtime, &scope, id.0, Use::Change).await?;
-        let node = NodeChanged::from(runtime.edit(scope, id.0, patch.value).await?);
+        let JsonBody { value: patch, room } = patch;
+        let room = (room, memory.for_stored(runtime, &scope, id.0, Use::Change).await?);
+        let node = NodeChanged::from(runtime.edit(scope, id.0, patch, room).await?);
         Ok(match node.job_id {
             Some(_) => UpdateResponse::Accepted(Json(node)),
             None => UpdateResponse::Done(Json(node)),

@@ -147,6 +147,10 @@ impl From<&Error> for Reason {
                 return Self::new(uncapitalised(message));
             }
         }
+        // So 6.2 wraps the error of a command in a script.
+        let wrapped =
+            details.split_once("@user_script: ").and_then(|(_, rest)| rest.split_once(": -"));
+        let details = wrapped.map_or(details, |(_, inner)| inner);
         // A server repeats the arguments of a command that it does not know, and names the place
         // in a script where something failed.
         let kept = [", with args beginning with", " script: ", ". script"]
@@ -179,6 +183,10 @@ mod tests {
                     @user_script:3.";
         let said = reason(ErrorKind::Unknown, full);
         assert_eq!(said, "OOM command not allowed when used memory > 'maxmemory'.");
+        let wrapped = "ERR Error running script (call to f_0): @user_script:3: @user_script: 3: \
+                       -READONLY You can't write against a read only replica.";
+        let said = reason(ErrorKind::Unknown, wrapped);
+        assert_eq!(said, "READONLY You can't write against a read only replica.");
     }
 
     #[test]

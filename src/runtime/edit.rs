@@ -22,7 +22,8 @@ use crate::{
 impl Runtime {
     /// Changes a node. One that gets another text by it is embedded again: by the job in the
     /// answer, or before the answer when there is no queue. Otherwise it keeps its vector and its
-    /// status, and has no job in the answer.
+    /// status, and has no job in the answer. `room` is kept as long as the patch, also when the client
+    /// hangs up.
     ///
     /// # Errors
     /// [`RuntimeError::NotFound`]; a limit or an outage, and then nothing is changed.
@@ -31,9 +32,10 @@ impl Runtime {
         scope: TenantScope,
         id: Uuid,
         patch: NodePatch,
+        room: impl Send + 'static,
     ) -> Result<Accepted, RuntimeError> {
         let parts = Arc::clone(&self.parts);
-        to_the_end(&self.parts.store, async move {
+        to_the_end(&self.parts.store, room, async move {
             match &parts.mode {
                 Mode::Inline(embedder) => {
                     edit_inline(&parts.store, embedder, &scope, id, &patch).await
@@ -52,7 +54,7 @@ impl Runtime {
     /// [`RuntimeError::NotFound`], or the database is away.
     pub async fn delete(&self, scope: TenantScope, id: Uuid) -> Result<(), RuntimeError> {
         let parts = Arc::clone(&self.parts);
-        to_the_end(&self.parts.store, async move {
+        to_the_end(&self.parts.store, (), async move {
             let tenant = parts.store.delete(&scope, id).await?.ok_or(RuntimeError::NotFound(id))?;
             if let Mode::Queued { queue, .. } = &parts.mode
                 && let Err(error) = queue.forget(id, &tenant).await

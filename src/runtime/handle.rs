@@ -97,7 +97,7 @@ impl Runtime {
         Ok(self.parts.store.list(&filter).await?)
     }
 
-    /// One node, which is as heavy as the caller knows.
+    /// One node. `weight` is what the caller knows of its size.
     pub async fn node(
         &self,
         scope: TenantScope,
@@ -172,13 +172,19 @@ impl Runtime {
     }
 }
 
-/// Does the work of a request in a task of its own: a client that hangs up must not stop it
-/// half-way. Errors are as [`blamed`] has them.
+/// Does the work of a request in a task of its own, which keeps the request's room: a client that hangs
+/// up must not stop it half-way. Errors are as [`blamed`] has them.
 pub(super) async fn to_the_end<T: Send + 'static>(
     store: &Store,
+    room: impl Send + 'static,
     work: impl Future<Output = Result<T, RuntimeError>> + Send + 'static,
 ) -> Result<T, RuntimeError> {
-    match tokio::spawn(work).await {
+    let with_room = async move {
+        let outcome = work.await;
+        drop(room);
+        outcome
+    };
+    match tokio::spawn(with_room).await {
         Ok(outcome) => blamed(store, outcome).await,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),

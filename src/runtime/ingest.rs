@@ -20,11 +20,12 @@ use crate::{
 impl Runtime {
     /// Takes the nodes of a request in. When this returns, their rows are durable. Answers of each
     /// what it is now, or why the database refused it; with [`OnRefusal::KeepNone`] and a refusal,
-    /// none is taken in.
+    /// none is taken in. `room` is kept as long as the nodes, also when the client hangs up.
     pub async fn ingest(
         &self,
         nodes: Vec<NewNode>,
         on_refusal: OnRefusal,
+        room: impl Send + 'static,
     ) -> Result<Vec<Result<Accepted, Refusal>>, RuntimeError> {
         if nodes.is_empty() {
             return Ok(Vec::new());
@@ -33,13 +34,12 @@ impl Runtime {
         if let (true, Mode::Inline(embedder)) = (parts.auto_embed, &self.parts.mode) {
             // A client that hangs up before anything is written wants nothing.
             let rows = blamed(store, embedder.embed_new(store, nodes).await).await?;
-            return to_the_end(
-                store,
-                async move { write_new(&parts.store, rows, on_refusal).await },
-            )
+            return to_the_end(store, room, async move {
+                write_new(&parts.store, rows, on_refusal).await
+            })
             .await;
         }
-        to_the_end(store, async move {
+        to_the_end(store, room, async move {
             match &parts.mode {
                 Mode::Inline(_) => only_store(&parts, nodes, on_refusal).await,
                 _ if !parts.auto_embed => only_store(&parts, nodes, on_refusal).await,

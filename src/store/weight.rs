@@ -1,4 +1,4 @@
-//! How much work a value is.
+//! Large values are worked on where nobody waits.
 
 use crate::heavy;
 
@@ -13,7 +13,7 @@ pub enum Weight {
 
 impl Weight {
     /// Does work on what is of this weight.
-    pub(super) fn work<R: Send>(self, work: impl FnOnce() -> R + Send) -> R {
+    pub(super) fn work<R>(self, work: impl FnOnce() -> R) -> R {
         match self {
             Self::Light => work(),
             Self::Heavy => heavy::in_place(work),

@@ -1,7 +1,7 @@
 //! The fair order at depth: whoever brings few jobs is served soon, however many wait.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::atomic::{AtomicU32, Ordering},
 };
 
@@ -92,12 +92,29 @@ async fn nothing_goes_wrong_where_nobody_is_in_need() {
     test.claim(64).await;
     // It is behind until the last of these is served, and has its share after the first exchange.
     test.enqueue(&jobs("late", 50)).await;
+    let (mut nodes, mut late) = (HashSet::new(), 0);
     for _ in 0..100 {
         pause_is_over(&test, "at");
         let claimed = claim_merged(&test, 64).await;
-        assert_eq!(claimed.len(), 64);
+        late += of_tenant(&claimed, "late");
+        nodes.extend(claimed.iter().map(|claimed| claimed.job.as_ref().unwrap().node_id));
         test.end(claimed).await;
     }
+    assert_eq!(nodes.len(), 6_400, "each job is claimed once");
+    // One in each turn of 501.
+    assert!((8..=16).contains(&late), "{late}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_behind_with_little_does_not_wait_for_those_who_are_with_much() {
+    let test = TestQueue::start().await;
+    test.load("many", 1, 300_000);
+    test.load("much", 3, 100_000);
+    test.load("few", 1, 50);
+    test.load("much", 3, 100_000);
+    test.load("many", 1, 100_000);
+    let (first, last) = test.served("few", 50, 10_000).await;
+    assert!(first <= SOON && last <= 2 * SOON, "{first}, {last}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

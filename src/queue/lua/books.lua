@@ -8,7 +8,7 @@
 -- They also say when new ones were merged in (`merged`) and the right was arranged (`at`), how many were
 -- claimed since (`claimed`), how many were ever read and stayed where they were (`total`), up to which
 -- of these tenants that are behind had their turn (`exchanged`), whether the newest of them just had one
--- (`newest`), whether the right is to be arranged by the next claim (`due`), whether it was since new ones
+-- (`newest`), whether the right is to be arranged in the next step (`due`), whether it was since new ones
 -- were merged in (`unmerged`), and how many others took (`lost`).
 local FIELDS = {
   'edge', 'arranged', 'merged', 'at', 'claimed', 'total', 'exchanged', 'newest', 'due', 'unmerged', 'lost',

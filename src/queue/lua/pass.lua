@@ -39,7 +39,7 @@ repeat
     entries[#entries + 1], bytes = entry, bytes + #entry
   end
   local rest = math.floor((MOST_BYTES - bytes) * #entries / math.max(bytes, 1))
-  many = math.max(1, math.min(MOST_JOBS - #entries, rest))
+  many = math.max(1, math.min(MOST_JOBS - #entries, rest, 4 * many))
 until cursor == '' or #entries >= MOST_JOBS or bytes >= MOST_BYTES
 
 if new and cursor ~= '' and tonumber(cursor) >= new then

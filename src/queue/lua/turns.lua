@@ -13,8 +13,8 @@ local EXCHANGE_TIME, PASSED = 2000, 12500
 local TOO_DEEP = 4
 -- Tenants behind, each counted once for each of the parts of the queue where it has such jobs.
 local MOST_BEHIND = 10000
--- So many of these are looked at to find one whose tenant has less than its share.
-local LOOKED_AT = 300
+-- So many of these are looked at to find the one whose tenant has least, and less than its share.
+local LOOKED_AT = 1000
 
 -- The entries at these places from the left, the rightmost first, as many as are read at once.
 local function slice(first, last)
@@ -104,24 +104,32 @@ end
 -- its share in the window. Of two exchanges, one serves those that came last, for whom least was done, and
 -- the other goes through all. nil if there is none among those that are looked at.
 local function part_to_exchange(here, share)
-  local function needy(members)
+  local function neediest(members)
+    local number, least = nil, share
     for i = 1, #members, 2 do
-      if (here[behind_of(members[i])] or 0) < share then
-        return members[i + 1]
+      local many = here[behind_of(members[i])] or 0
+      if many < least then
+        number, least = members[i + 1], many
+      end
+      if least == 0 then
+        break
       end
     end
-    return nil
+    return number
   end
   local newest = book('newest') == 0
   redis.call('HSET', fair, 'newest', newest and 1 or 0)
   if newest then
-    return needy(redis.call('ZRANGE', behind, 0, LOOKED_AT - 1, 'REV', 'WITHSCORES'))
+    return neediest(redis.call('ZRANGE', behind, 0, LOOKED_AT - 1, 'REV', 'WITHSCORES'))
   end
   local from = '(' .. integer(book('exchanged'))
   local members = redis.call('ZRANGEBYSCORE', behind, from, '+inf', 'WITHSCORES', 'LIMIT', 0, LOOKED_AT)
-  local number = needy(members)
-  -- Behind the last one it begins anew.
-  redis.call('HSET', fair, 'exchanged', number or members[#members] or 0)
+  local number, last = neediest(members), tonumber(members[#members] or 0)
+  -- Those of one part that were not all looked at are looked at again. Behind the last one it begins anew.
+  if #members == 2 * LOOKED_AT and last > tonumber(members[2]) then
+    last = last - 1
+  end
+  redis.call('HSET', fair, 'exchanged', number or integer(last))
   return number
 end
 
@@ -148,9 +156,11 @@ local function exchange(entries, tenants, here, length, new)
     return entries, tenants
   end
   for _, member in ipairs(members) do
-    named[behind_of(member)] = member
+    local tenant = behind_of(member)
+    named[tenant] = member
+    live = live + (here[tenant] and 0 or 1)
   end
-  local share = math.max(math.floor(window / (live + #members)), 1)
+  local share = math.max(math.floor(window / live), 1)
   local cost = 4 + math.min(first, length - first) / PASSED
   local most = math.max(math.floor(EXCHANGE_TIME / cost / #members), 1)
   local places, theirs, owners, taken, left = {}, {}, {}, {}, {}
@@ -196,8 +206,11 @@ local function exchange(entries, tenants, here, length, new)
       done[#done + 1] = member
     end
   end
+  -- Of entries so large that only some of the part were read, no other part waits for the rest.
+  if gone == 0 and #part < after - first then
+    done = members
+  end
   push('ZREM', behind, done)
-  set_edge(length - new)
   return all, whose
 end
 
@@ -248,10 +261,10 @@ local function arrange(length, window, now, new)
       redis.call('UNLINK', behind)
     end
     push('HSET', fair, books)
-    set_edge(window)
     redis.call('HSET', fair, 'merged', integer(now))
   end
   redis.call('HSET', fair, 'at', integer(now), 'unmerged', 1)
   redis.call('HDEL', fair, 'claimed', 'due')
+  set_edge(is_anew and window or length - new)
   return is_anew and window or length - new
 end
