@@ -14,6 +14,33 @@ use tokio::{
     task::block_in_place,
 };
 
+/// How much work a value is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weight {
+    /// So little that nobody waits for it.
+    Light,
+    /// So much that others on the same thread would wait.
+    Heavy,
+}
+
+/// Bytes of JSON that are parsed and looked through in about 100 µs.
+const LIGHT: usize = 8 << 10;
+
+impl Weight {
+    /// Of a value of so many bytes of JSON.
+    pub fn of(bytes: usize) -> Self {
+        if bytes <= LIGHT { Self::Light } else { Self::Heavy }
+    }
+
+    /// Does work on what is of this weight.
+    pub fn work<R>(self, work: impl FnOnce() -> R) -> R {
+        match self {
+            Self::Light => work(),
+            Self::Heavy => in_place(work),
+        }
+    }
+}
+
 /// Threads at most, whatever the machine. Few: an allocator keeps some memory for each thread that ever
 /// did such work, and blocking tasks would spread it over hundreds.
 const MOST_THREADS: usize = 4;

@@ -19,7 +19,7 @@ const MAY_USE: [(&str, &[&str]); 13] = [
     ("inference", &["domain", "config", "telemetry"]),
     ("queue", &["domain", "config", "telemetry", "tls", "data_dir"]),
     ("store", &["domain", "heavy", "config", "telemetry", "tls"]),
-    ("runtime", &["queue", "store", "inference", "domain", "config", "telemetry"]),
+    ("runtime", &["queue", "store", "inference", "heavy", "domain", "config", "telemetry"]),
     ("http", &["runtime", "queue", "store", "inference", "heavy", "domain", "config", "telemetry"]),
     // The command line prints the document that HTTP serves.
     ("cli", &["http", "runtime", "inference", "domain", "config", "telemetry"]),

@@ -11,9 +11,43 @@ use poem_openapi::{
     types::{ToJSON, Type},
 };
 use serde_json::Value;
+use uuid::Uuid;
 
-use super::memory::Held;
-use crate::heavy;
+use super::{
+    errors::Problem,
+    memory::{Held, Memory, Stored, Use},
+    views::{Node, NodePage},
+};
+use crate::{
+    domain::TenantScope,
+    heavy::{self, Weight},
+    runtime::Runtime,
+};
+
+/// Nodes of a page that are written in about 100 µs: with more, others would wait.
+const LIGHT_PAGE: usize = 50;
+
+/// A page of nodes.
+pub fn page(page: &NodePage) -> Written<NodePage> {
+    let weight = if page.nodes.len() <= LIGHT_PAGE { Weight::Light } else { Weight::Heavy };
+    weight.work(|| Written::small(page))
+}
+
+/// A node as it is shown, once there is room for it.
+pub async fn node(
+    runtime: &Runtime,
+    memory: &Memory,
+    scope: TenantScope,
+    id: Uuid,
+    include_embedding: bool,
+) -> Result<Written<Node>, Problem> {
+    let Stored { weight, room } = memory.for_stored(runtime, &scope, id, Use::Show).await?;
+    let node = Node::from(runtime.node(scope, id, include_embedding, weight).await?);
+    Ok(match weight {
+        Weight::Light => Written::small(&node),
+        Weight::Heavy => Written::large(node, room).await,
+    })
+}
 
 /// A JSON answer, written already. The OpenAPI document shows it as `Json<T>`.
 pub struct Written<T> {
@@ -22,18 +56,13 @@ pub struct Written<T> {
 }
 
 impl<T: ToJSON + Send + 'static> Written<T> {
-    /// Writes what few bytes are enough for.
-    pub fn small(value: &T) -> Self {
+    /// Writes what takes little room.
+    fn small(value: &T) -> Self {
         Self::of(bytes_of(value.to_json()).into())
     }
 
-    /// Writes what takes a few milliseconds.
-    pub fn middling(value: &T) -> Self {
-        heavy::in_place(|| Self::small(value))
-    }
-
     /// Writes what may take long; `room` is the room for it, as far as it needs some of its own.
-    pub async fn large(value: T, room: Option<Held>) -> Self {
+    async fn large(value: T, room: Option<Held>) -> Self {
         // The room goes with the work: that goes on when the client hangs up.
         let written = heavy::apart(move || {
             let json = value.to_json();

@@ -25,7 +25,10 @@ use super::{
     memory::{Held, Memory, cost},
     types::JsonObject,
 };
-use crate::heavy;
+use crate::{
+    heavy::{self, Weight},
+    runtime::Burden,
+};
 
 /// How many times the limit is read and thrown away, so that a client that sends before it
 /// listens gets its 413 instead of a closed connection.
@@ -48,14 +51,14 @@ pub struct JsonBody<T> {
     /// What it says.
     pub value: T,
     /// The room for it.
-    pub room: Held,
+    pub burden: Burden,
 }
 
 /// A JSON request body that may be left out, which means the same as `null`.
 pub struct OptionalJsonBody<T> {
     /// What it says.
     pub value: T,
-    _held: Held,
+    _burden: Burden,
 }
 
 /// Where nothing is said in a body: there is none, or an empty JSON object.
@@ -94,8 +97,8 @@ impl<'a, T: FromBody> ApiExtractor<'a> for JsonBody<T> {
         if request.content_type().is_none() {
             return Err(not_json().into());
         }
-        let (value, held) = understand(read(request, body).await?, request).await?;
-        Ok(Self { value, room: held })
+        let (value, burden) = understand(read(request, body).await?, request).await?;
+        Ok(Self { value, burden })
     }
 }
 
@@ -118,8 +121,8 @@ impl<'a, T: FromBody> ApiExtractor<'a> for OptionalJsonBody<T> {
         body: &mut RequestBody,
         _options: ExtractParamOptions<()>,
     ) -> Result<Self> {
-        let (value, held) = understand(read_optional(request, body).await?, request).await?;
-        Ok(Self { value, _held: held })
+        let (value, _burden) = understand(read_optional(request, body).await?, request).await?;
+        Ok(Self { value, _burden })
     }
 }
 
@@ -183,22 +186,21 @@ struct Arrived {
     _held: Held,
 }
 
-/// Bytes that are parsed and looked through in about 100 µs: with more, others would wait.
-const AT_ONCE: usize = 8 << 10;
-
 /// Reads what a body says; answers the room for it, too.
 async fn understand<T: FromBody>(
     arrived: Arrived,
     request: &Request,
-) -> Result<(T, Held), Problem> {
+) -> Result<(T, Burden), Problem> {
     let (config, memory) = (config_of(request), memory_of(request));
-    let is_short = arrived.bytes.len() <= AT_ONCE;
+    let weight = Weight::of(arrived.bytes.len());
+    let is_light = weight == Weight::Light;
     let count = move || (cost(&arrived.bytes), arrived);
-    let (cost, arrived) = if is_short { count() } else { heavy::apart(count).await };
+    let (cost, arrived) = if is_light { count() } else { heavy::apart(count).await };
     let held = memory.for_parsed(cost).await?;
     // The room goes with the work: that goes on when the client hangs up.
-    let understand = move || Ok((T::from_body(parse(&arrived.bytes)?, &config)?, held));
-    if is_short { understand() } else { heavy::apart(understand).await }
+    let burden = Burden::new(weight, held);
+    let understand = move || Ok((T::from_body(parse(&arrived.bytes)?, &config)?, burden));
+    if is_light { understand() } else { heavy::apart(understand).await }
 }
 
 /// Reads a body to its end, decoded.

@@ -15,7 +15,11 @@ use tokio::{
 use uuid::Uuid;
 
 use super::errors::Problem;
-use crate::{domain::TenantScope, heavy, runtime::Runtime};
+use crate::{
+    domain::TenantScope,
+    heavy::{self, Weight},
+    runtime::Runtime,
+};
 
 /// How long a body waits for room.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -85,6 +89,14 @@ const SMALL: usize = 64 << 10;
 /// A node that is changed is there as it was and as it will be.
 const WHEN_CHANGED: usize = 2;
 
+/// A stored node that is to be worked on.
+pub struct Stored {
+    /// How much work it is.
+    pub weight: Weight,
+    /// Room for it, if it needs some of its own.
+    pub room: Option<Held>,
+}
+
 /// What is done with a stored node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Use {
@@ -106,10 +118,11 @@ impl Memory {
         scope: &TenantScope,
         id: Uuid,
         what: Use,
-    ) -> Result<Option<Held>, Problem> {
+    ) -> Result<Stored, Problem> {
         let bytes = runtime.stored_bytes(scope, id).await?;
+        let weight = Weight::of(bytes);
         if bytes < SMALL {
-            return Ok(None);
+            return Ok(Stored { weight, room: None });
         }
         let refused = |problem: Problem| match what {
             Use::Show if problem.status == StatusCode::PAYLOAD_TOO_LARGE => {
@@ -118,7 +131,9 @@ impl Memory {
             _ => problem,
         };
         let reading = self.stored.hold(2 * bytes).await.map_err(refused)?;
-        let Some(json) = runtime.stored_json(scope, id).await? else { return Ok(None) };
+        let Some(json) = runtime.stored_json(scope, id).await? else {
+            return Ok(Stored { weight, room: None });
+        };
         let (once, reading) = heavy::apart(move || (cost(json.as_bytes()), reading)).await;
         drop(reading);
         let all = match what {
@@ -126,7 +141,8 @@ impl Memory {
             // One that fits may be changed when nobody else is there.
             Use::Change => once.max((once * WHEN_CHANGED).min(self.stored.units * UNIT)),
         };
-        self.stored.hold(all).await.map(Some).map_err(refused)
+        let room = self.stored.hold(all).await.map(Some).map_err(refused)?;
+        Ok(Stored { weight, room })
     }
 }
 

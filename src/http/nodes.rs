@@ -5,7 +5,7 @@ use poem_openapi::{ApiResponse, OpenApi, payload::Json};
 use uuid::Uuid;
 
 use super::{
-    answer::Written,
+    answer::{self, Written},
     body::{JsonBody, NoBody},
     cursor::PageCursor,
     errors::{Fails, Failure, Problem},
@@ -23,8 +23,8 @@ use super::{
 };
 use crate::{
     domain::{NewNode, NodePatch, NodeStatus, TenantId, TenantScope},
-    runtime::{Accepted, Runtime},
-    store::{Cursor, NodeFilter, OnRefusal, Refusal, Weight},
+    runtime::{Accepted, Burden, Runtime},
+    store::{Cursor, NodeFilter, OnRefusal, Refusal},
 };
 
 /// The calls on nodes.
@@ -153,26 +153,6 @@ fn first_refusal(answers: &[Result<Accepted, Refusal>]) -> Option<(usize, &Refus
     answers.iter().enumerate().find_map(|(index, answer)| Some((index, answer.as_ref().err()?)))
 }
 
-/// Nodes of a page that are written in about 100 µs: with more, others would wait.
-const WRITTEN_AT_ONCE: usize = 50;
-
-/// A node as it is shown, once there is room for it.
-async fn shown(
-    runtime: &Runtime,
-    memory: &Memory,
-    scope: TenantScope,
-    id: Uuid,
-    include_embedding: bool,
-) -> Result<Written<Node>, Problem> {
-    let room = memory.for_stored(runtime, &scope, id, Use::Show).await?;
-    let weight = if room.is_some() { Weight::Heavy } else { Weight::Light };
-    let node = Node::from(runtime.node(scope, id, include_embedding, weight).await?);
-    Ok(match weight {
-        Weight::Light => Written::small(&node),
-        Weight::Heavy => Written::large(node, room).await,
-    })
-}
-
 #[OpenApi(tag = "Tag::Nodes")]
 impl NodesApi {
     /// Take a node in
@@ -186,7 +166,7 @@ impl NodesApi {
         node: JsonBody<NewNode>,
     ) -> Result<CreateResponse, Failure<WriteFails>> {
         let answer =
-            runtime.ingest(vec![node.value], OnRefusal::KeepOthers, node.room).await?.pop();
+            runtime.ingest(vec![node.value], OnRefusal::KeepOthers, node.burden).await?.pop();
         let node = NodeAccepted::from(answer.ok_or_else(Problem::unanswered)??);
         Ok(match runtime.is_async() {
             true => CreateResponse::Accepted(Json(node)),
@@ -204,7 +184,7 @@ impl NodesApi {
         Data(runtime): Data<&Runtime>,
         batch: JsonBody<NodeBatch>,
     ) -> Result<BatchResponse, Failure<WriteFails>> {
-        let JsonBody { value: NodeBatch { nodes, on_refusal }, room } = batch;
+        let JsonBody { value: NodeBatch { nodes, on_refusal }, burden } = batch;
         let mut valid = Vec::with_capacity(nodes.len());
         let mut refused = Vec::with_capacity(nodes.len());
         for node in nodes {
@@ -217,7 +197,7 @@ impl NodesApi {
             }
         }
         let owners: Vec<TenantId> = valid.iter().map(|node| node.tenant_id.clone()).collect();
-        let answers = runtime.ingest(valid, on_refusal, room).await?;
+        let answers = runtime.ingest(valid, on_refusal, burden).await?;
         if on_refusal == OnRefusal::KeepNone
             && let Some((index, refusal)) = first_refusal(&answers)
         {
@@ -286,10 +266,7 @@ impl NodesApi {
         };
         let limit = filter.limit;
         let page = NodePage::new(runtime.list(filter).await?, limit, offset);
-        Ok(ListResponse::Page(match page.nodes.len() {
-            0..=WRITTEN_AT_ONCE => Written::small(&page),
-            _ => Written::middling(&page),
-        }))
+        Ok(ListResponse::Page(answer::page(&page)))
     }
 
     /// Show a node
@@ -307,7 +284,7 @@ impl NodesApi {
     ) -> Result<ReadResponse, Failure<ReadFails>> {
         let scope = TenantScope::from_optional(tenant_id.0);
         let include = include_embedding.0.is_some_and(|wanted| wanted.0);
-        Ok(ReadResponse::Node(shown(runtime, memory, scope, id.0, include).await?))
+        Ok(ReadResponse::Node(answer::node(runtime, memory, scope, id.0, include).await?))
     }
 
     /// Change a node
@@ -328,9 +305,10 @@ impl NodesApi {
         patch: JsonBody<NodePatch>,
     ) -> Result<UpdateResponse, Failure<UpdateFails>> {
         let scope = TenantScope::of_write(tenant_id.0);
-        let JsonBody { value: patch, room } = patch;
-        let room = (room, memory.for_stored(runtime, &scope, id.0, Use::Change).await?);
-        let node = NodeChanged::from(runtime.edit(scope, id.0, patch, room).await?);
+        let JsonBody { value: patch, burden } = patch;
+        let stored = memory.for_stored(runtime, &scope, id.0, Use::Change).await?;
+        let burden = Burden::new(burden.weight, (burden, stored.room));
+        let node = NodeChanged::from(runtime.edit(scope, id.0, patch, burden).await?);
         Ok(match node.job_id {
             Some(_) => UpdateResponse::Accepted(Json(node)),
             None => UpdateResponse::Done(Json(node)),
@@ -372,7 +350,7 @@ impl NodesApi {
         let id = runtime.id_by_external_id(&scope, &external_id.0.0).await?;
         let missing = "there is no node of this external_id; check it and tenant_id";
         let id = id.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, missing))?;
-        Ok(ReadResponse::Node(shown(runtime, memory, scope, id, false).await?))
+        Ok(ReadResponse::Node(answer::node(runtime, memory, scope, id, false).await?))
     }
 
     /// Show the former vectors of a node

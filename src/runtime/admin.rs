@@ -39,7 +39,7 @@ impl Runtime {
         let mut found = self.parts.store.requeue_candidates(&filter).await?;
         let node = found.pop().ok_or(RuntimeError::NotFound(id))?;
         let parts = Arc::clone(&self.parts);
-        to_the_end(&self.parts.store, (), async move {
+        to_the_end(&self.parts.store, None, async move {
             match &parts.mode {
                 Mode::Inline(embedder) => embed_one_again(&parts.store, embedder, node).await,
                 Mode::Queued { queue, limits, .. } => {
@@ -58,7 +58,7 @@ impl Runtime {
         limit: u64,
     ) -> Result<Refreshed, RuntimeError> {
         let parts = Arc::clone(&self.parts);
-        to_the_end(&self.parts.store, (), async move {
+        to_the_end(&self.parts.store, None, async move {
             let nodes = match node_ids {
                 None => due(&parts.store, &scope, limit).await?,
                 node_ids => {
@@ -101,7 +101,7 @@ impl Runtime {
         backfill_ready: bool,
     ) -> Result<Requeued, RuntimeError> {
         let parts = Arc::clone(&self.parts);
-        to_the_end(&self.parts.store, (), async move {
+        to_the_end(&self.parts.store, None, async move {
             let store = &parts.store;
             let mut done = Backfilled { nodes: 0, is_all: true };
             if backfill_ready {

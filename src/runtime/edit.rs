@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::{
     api::{Accepted, RuntimeError},
+    burden::Burden,
     context::unix_now,
     handle::{Mode, Parts, Runtime, to_the_end},
     ingest::{cancel, reserve},
@@ -22,8 +23,7 @@ use crate::{
 impl Runtime {
     /// Changes a node. One that gets another text by it is embedded again: by the job in the
     /// answer, or before the answer when there is no queue. Otherwise it keeps its vector and its
-    /// status, and has no job in the answer. `room` is kept as long as the patch, also when the client
-    /// hangs up.
+    /// status, and has no job in the answer. `burden` is that of the patch.
     ///
     /// # Errors
     /// [`RuntimeError::NotFound`]; a limit or an outage, and then nothing is changed.
@@ -32,18 +32,20 @@ impl Runtime {
         scope: TenantScope,
         id: Uuid,
         patch: NodePatch,
-        room: impl Send + 'static,
+        burden: Burden,
     ) -> Result<Accepted, RuntimeError> {
-        let parts = Arc::clone(&self.parts);
-        to_the_end(&self.parts.store, room, async move {
-            match &parts.mode {
+        let (parts, weight) = (Arc::clone(&self.parts), burden.weight);
+        to_the_end(&self.parts.store, Some(burden), async move {
+            let outcome = match &parts.mode {
                 Mode::Inline(embedder) => {
                     edit_inline(&parts.store, embedder, &scope, id, &patch).await
                 }
                 Mode::Queued { queue, limits, .. } => {
                     edit_queued(&parts, queue, *limits, &scope, id, &patch).await
                 }
-            }
+            };
+            weight.work(|| drop(patch));
+            outcome
         })
         .await
     }
@@ -54,7 +56,7 @@ impl Runtime {
     /// [`RuntimeError::NotFound`], or the database is away.
     pub async fn delete(&self, scope: TenantScope, id: Uuid) -> Result<(), RuntimeError> {
         let parts = Arc::clone(&self.parts);
-        to_the_end(&self.parts.store, (), async move {
+        to_the_end(&self.parts.store, None, async move {
             let tenant = parts.store.delete(&scope, id).await?.ok_or(RuntimeError::NotFound(id))?;
             if let Mode::Queued { queue, .. } = &parts.mode
                 && let Err(error) = queue.forget(id, &tenant).await

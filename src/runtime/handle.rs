@@ -7,14 +7,16 @@ use uuid::Uuid;
 
 use super::{
     api::{EmbedInfo, EmbeddingStatus, QueueDepths, Readiness, RuntimeError},
+    burden::Burden,
     context::unix_now,
     health::LastSeen,
     inline::InlineEmbedder,
 };
 use crate::{
     domain::TenantScope,
+    heavy::Weight,
     queue::{Limits, Queue},
-    store::{NodeDetail, NodeFilter, NodeList, Store, Weight},
+    store::{NodeDetail, NodeFilter, NodeList, Store},
     telemetry::{Chain, metrics},
 };
 
@@ -172,19 +174,19 @@ impl Runtime {
     }
 }
 
-/// Does the work of a request in a task of its own, which keeps the request's room: a client that hangs
+/// Does the work of a request in a task of its own, which keeps the room of its values: a client that hangs
 /// up must not stop it half-way. Errors are as [`blamed`] has them.
 pub(super) async fn to_the_end<T: Send + 'static>(
     store: &Store,
-    room: impl Send + 'static,
+    burden: Option<Burden>,
     work: impl Future<Output = Result<T, RuntimeError>> + Send + 'static,
 ) -> Result<T, RuntimeError> {
-    let with_room = async move {
+    let with_burden = async move {
         let outcome = work.await;
-        drop(room);
+        drop(burden);
         outcome
     };
-    match tokio::spawn(with_room).await {
+    match tokio::spawn(with_burden).await {
         Ok(outcome) => blamed(store, outcome).await,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),

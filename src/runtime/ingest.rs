@@ -6,12 +6,14 @@ use tracing::warn;
 
 use super::{
     api::{Accepted, RuntimeError},
+    burden::Burden,
     context::unix_now,
     handle::{Mode, Parts, Runtime, blamed, to_the_end},
     inline::write_new,
 };
 use crate::{
     domain::{Action, Job, NewNode, NodeStatus, TenantId},
+    heavy::Weight,
     queue::{Admission, Limits, Queue, Reservation},
     store::{Birth, OnRefusal, Refusal, Refusals},
     telemetry::{Chain, metrics},
@@ -20,31 +22,31 @@ use crate::{
 impl Runtime {
     /// Takes the nodes of a request in. When this returns, their rows are durable. Answers of each
     /// what it is now, or why the database refused it; with [`OnRefusal::KeepNone`] and a refusal,
-    /// none is taken in. `room` is kept as long as the nodes, also when the client hangs up.
+    /// none is taken in. `burden` is that of the nodes.
     pub async fn ingest(
         &self,
         nodes: Vec<NewNode>,
         on_refusal: OnRefusal,
-        room: impl Send + 'static,
+        burden: Burden,
     ) -> Result<Vec<Result<Accepted, Refusal>>, RuntimeError> {
         if nodes.is_empty() {
             return Ok(Vec::new());
         }
-        let (parts, store) = (Arc::clone(&self.parts), &self.parts.store);
+        let (parts, store, weight) = (Arc::clone(&self.parts), &self.parts.store, burden.weight);
         if let (true, Mode::Inline(embedder)) = (parts.auto_embed, &self.parts.mode) {
             // A client that hangs up before anything is written wants nothing.
             let rows = blamed(store, embedder.embed_new(store, nodes).await).await?;
-            return to_the_end(store, room, async move {
-                write_new(&parts.store, rows, on_refusal).await
+            return to_the_end(store, Some(burden), async move {
+                write_new(&parts.store, rows, on_refusal, weight).await
             })
             .await;
         }
-        to_the_end(store, room, async move {
+        to_the_end(store, Some(burden), async move {
             match &parts.mode {
-                Mode::Inline(_) => only_store(&parts, nodes, on_refusal).await,
-                _ if !parts.auto_embed => only_store(&parts, nodes, on_refusal).await,
+                Mode::Inline(_) => only_store(&parts, nodes, on_refusal, weight).await,
+                _ if !parts.auto_embed => only_store(&parts, nodes, on_refusal, weight).await,
                 Mode::Queued { queue, limits, .. } => {
-                    enqueue_new(&parts, queue, *limits, nodes, on_refusal).await
+                    enqueue_new(&parts, queue, *limits, nodes, on_refusal, weight).await
                 }
             }
         })
@@ -93,6 +95,7 @@ async fn only_store(
     parts: &Parts,
     nodes: Vec<NewNode>,
     on_refusal: OnRefusal,
+    weight: Weight,
 ) -> Result<Vec<Result<Accepted, Refusal>>, RuntimeError> {
     let refusals = parts.store.insert_nodes(&nodes, NOT_EMBEDDED, on_refusal).await?;
     let to_accepted = |node: NewNode| Accepted {
@@ -101,11 +104,9 @@ async fn only_store(
         status: NOT_EMBEDDED.status,
         job_id: None,
     };
-    Ok(nodes
-        .into_iter()
-        .zip(refusals)
-        .map(|(node, refusal)| refusal.map_or_else(|| Ok(to_accepted(node)), Err))
-        .collect())
+    let answers = nodes.into_iter().zip(refusals);
+    let answers = answers.map(|(node, refusal)| refusal.map_or_else(|| Ok(to_accepted(node)), Err));
+    Ok(weight.work(|| answers.collect()))
 }
 
 async fn enqueue_new(
@@ -114,6 +115,7 @@ async fn enqueue_new(
     limits: Limits,
     nodes: Vec<NewNode>,
     on_refusal: OnRefusal,
+    weight: Weight,
 ) -> Result<Vec<Result<Accepted, Refusal>>, RuntimeError> {
     let mut by_tenant: BTreeMap<&TenantId, u64> = BTreeMap::new();
     for node in &nodes {
@@ -131,15 +133,13 @@ async fn enqueue_new(
     let refusals = written?;
     let accepted = kept(&refusals);
     let now = unix_now();
-    let jobs: Vec<Result<Job, Refusal>> = nodes
-        .into_iter()
-        .zip(refusals)
-        .map(|(node, refusal)| match refusal {
-            Some(refusal) => Err(refusal),
-            None => Ok(Job::new(node.id, node.tenant_id, Action::Embed, now)
-                .in_database(parts.store.identity())),
-        })
-        .collect();
+    let jobs = nodes.into_iter().zip(refusals).map(|(node, refusal)| match refusal {
+        Some(refusal) => Err(refusal),
+        None => Ok(Job::new(node.id, node.tenant_id, Action::Embed, now)
+            .in_database(parts.store.identity())),
+    });
+    // The nodes end here, which takes a while if they hold much.
+    let jobs: Vec<Result<Job, Refusal>> = weight.work(|| jobs.collect());
     if accepted > 0 {
         let jobs: Vec<Job> = jobs.iter().flatten().cloned().collect();
         if let Err(error) = queue.publish(&reservation, &jobs).await {

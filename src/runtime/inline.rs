@@ -24,6 +24,7 @@ use super::{
 use crate::{
     config::WorkerConfig,
     domain::{NewNode, NodeStatus, batch::plan},
+    heavy::Weight,
     inference::{BackendThread, EmbedError, Encoding, Model},
     store::{InputHash, OnRefusal, Outcome, Refusal, Store, Subject, TextRule, TextSource, Vector},
     telemetry::{Chain, metrics},
@@ -81,6 +82,7 @@ pub(super) async fn write_new(
     store: &Store,
     rows: Vec<Embedding>,
     on_refusal: OnRefusal,
+    weight: Weight,
 ) -> Result<Vec<Result<Accepted, Refusal>>, RuntimeError> {
     let refusals = store.insert_ready(&rows, on_refusal).await?;
     let refused = refusals.iter().flatten().count();
@@ -93,11 +95,9 @@ pub(super) async fn write_new(
         status: result.map_or_else(|outcome| outcome.status, |_| NodeStatus::Ready),
         job_id: None,
     };
-    Ok(rows
-        .into_iter()
-        .zip(refusals)
-        .map(|(row, refusal)| refusal.map_or_else(|| Ok(to_accepted(row)), Err))
-        .collect())
+    let answers = rows.into_iter().zip(refusals);
+    let answers = answers.map(|(row, refusal)| refusal.map_or_else(|| Ok(to_accepted(row)), Err));
+    Ok(weight.work(|| answers.collect()))
 }
 
 impl InlineEmbedder {

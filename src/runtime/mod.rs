@@ -4,6 +4,7 @@ mod absent;
 mod admin;
 mod api;
 mod batch;
+mod burden;
 mod cache;
 mod context;
 mod dispatcher;
@@ -41,6 +42,7 @@ pub use api::{
     Accepted, EmbedInfo, EmbeddingStatus, Ended, LoadedInfo, QueueDepths, Readiness, Refreshed,
     Requeued, RuntimeError,
 };
+pub use burden::Burden;
 pub use context::Context;
 pub use handle::{Mode, Runtime, WorkersReady};
 pub use health::Seen;

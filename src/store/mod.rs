@@ -36,7 +36,6 @@ mod transaction;
 mod types;
 mod visibility;
 mod walk;
-mod weight;
 mod work;
 
 pub use due::PolicyRow;
@@ -45,7 +44,6 @@ pub use lookup::NodeVersion;
 pub use refusal::{Fault, Refusal, Refusals};
 pub use source::TextRule;
 pub use types::*;
-pub use weight::Weight;
 
 use std::sync::Arc;
 

@@ -11,12 +11,15 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::{
-    NodeDetail, NodeFilter, NodeList, NodeSummary, StatusCounts, Store, StoreError, Total, Weight,
+    NodeDetail, NodeFilter, NodeList, NodeSummary, StatusCounts, Store, StoreError, Total,
     branch::{Branch, Walk, Wants},
     dialect::{Dialect, has_embedding, in_scope, status_of, tenant_of},
     results,
 };
-use crate::domain::{NodeStatus, TenantScope};
+use crate::{
+    domain::{NodeStatus, TenantScope},
+    heavy::Weight,
+};
 
 /// Nodes that are counted one by one; of more, the number is an estimate.
 const COUNT_UP_TO: u64 = 100_000;

@@ -4,7 +4,8 @@ use serde_json::json;
 use uuid::Uuid;
 use vecmill::{
     domain::{NewNode, NodeStatus, TenantScope},
-    store::{Cursor, Fault, NodeFilter, NodeList, OnRefusal, StatusCounts, Total, Weight},
+    heavy::Weight,
+    store::{Cursor, Fault, NodeFilter, NodeList, OnRefusal, StatusCounts, Total},
 };
 
 use crate::support::{

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use vecmill::{
     domain::{NodeStatus, TenantScope},
-    store::{OnRefusal, Weight},
+    heavy::Weight,
+    store::OnRefusal,
 };
 
 use crate::{

@@ -7,7 +7,8 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, Statement};
 use uuid::Uuid;
 use vecmill::{
     domain::{NewNode, NodePatch, NodeStatus, TenantScope},
-    store::{BeginJob, Candidate, Cursor, OnNewText, Store, Weight},
+    heavy::Weight,
+    store::{BeginJob, Candidate, Cursor, OnNewText, Store},
 };
 
 use crate::{

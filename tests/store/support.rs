@@ -7,7 +7,8 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 use vecmill::{
     domain::{NewNode, NodeStatus, TenantId, TenantScope},
-    store::{BeginJob, NodeDetail, Outcome, Store, Subject, Vector, Weight, text_hash},
+    heavy::Weight,
+    store::{BeginJob, NodeDetail, Outcome, Store, Subject, Vector, text_hash},
 };
 
 use crate::common::TestPostgres;

@@ -5,7 +5,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use vecmill::{
     domain::{NewNode, NodeStatus, TenantScope, node::text_of_props},
-    store::{BeginJob, OnRefusal, Outcome, Store, StoreError, TextRow, Weight},
+    heavy::Weight,
+    store::{BeginJob, OnRefusal, Outcome, Store, StoreError, TextRow},
 };
 
 use crate::support::{
