@@ -11,7 +11,8 @@
 -- (`newest`), whether the right is to be arranged in the next step (`due`), whether it was since new ones
 -- were merged in (`unmerged`), and how many others took (`lost`).
 local FIELDS = {
-  'edge', 'arranged', 'merged', 'at', 'claimed', 'total', 'exchanged', 'newest', 'due', 'unmerged', 'lost',
+  'edge', 'arranged', 'merged', 'at', 'claimed', 'total', 'exchanged', 'newest', 'due', 'unmerged',
+  'lost',
 }
 
 -- So many new entries are read at once, and so far to each side the edge is looked for.

@@ -179,6 +179,10 @@ local function keep_order(wanted, length)
   if is_merged and (claimed >= STALE or must_exchange or book('due') > 0) then
     return arrange(length, math.min(window, length - new), now, new)
   end
+  -- A merge of nothing would only keep the right from being arranged for a while.
+  if new == 0 and window < length then
+    return length
+  end
 
   local is_behind = false
   if new > MOST_NEW then
