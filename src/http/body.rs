@@ -50,7 +50,7 @@ pub trait FromBody: Sized + Send + 'static {
 pub struct JsonBody<T> {
     /// What it says.
     pub value: T,
-    /// The room for it.
+    /// What it weighs, with the room for it.
     pub burden: Burden,
 }
 

@@ -104,9 +104,19 @@ async fn only_store(
         status: NOT_EMBEDDED.status,
         job_id: None,
     };
-    let answers = nodes.into_iter().zip(refusals);
-    let answers = answers.map(|(node, refusal)| refusal.map_or_else(|| Ok(to_accepted(node)), Err));
-    Ok(weight.work(|| answers.collect()))
+    Ok(each(nodes, refusals, weight, to_accepted))
+}
+
+/// Of each row what it is now, unless it was refused. The rows end here, which takes a while if they
+/// hold much.
+pub(super) fn each<T, R>(
+    rows: Vec<T>,
+    refusals: Refusals,
+    weight: Weight,
+    now: impl Fn(T) -> R,
+) -> Vec<Result<R, Refusal>> {
+    let answer = |(row, refusal): (T, Option<Refusal>)| refusal.map_or_else(|| Ok(now(row)), Err);
+    weight.work(|| rows.into_iter().zip(refusals).map(answer).collect())
 }
 
 async fn enqueue_new(
@@ -133,13 +143,10 @@ async fn enqueue_new(
     let refusals = written?;
     let accepted = kept(&refusals);
     let now = unix_now();
-    let jobs = nodes.into_iter().zip(refusals).map(|(node, refusal)| match refusal {
-        Some(refusal) => Err(refusal),
-        None => Ok(Job::new(node.id, node.tenant_id, Action::Embed, now)
-            .in_database(parts.store.identity())),
-    });
-    // The nodes end here, which takes a while if they hold much.
-    let jobs: Vec<Result<Job, Refusal>> = weight.work(|| jobs.collect());
+    let to_job = |node: NewNode| {
+        Job::new(node.id, node.tenant_id, Action::Embed, now).in_database(parts.store.identity())
+    };
+    let jobs = each(nodes, refusals, weight, to_job);
     if accepted > 0 {
         let jobs: Vec<Job> = jobs.iter().flatten().cloned().collect();
         if let Err(error) = queue.publish(&reservation, &jobs).await {

@@ -16,6 +16,7 @@ use super::{
     cache::{self, input_hash},
     context::source_hash,
     finish::is_unit,
+    ingest::each,
     line::Line,
     prepare::{cost_of, reason_without_text},
     restart::{Decision, HANGS, HUNG, RestartHistory},
@@ -95,9 +96,7 @@ pub(super) async fn write_new(
         status: result.map_or_else(|outcome| outcome.status, |_| NodeStatus::Ready),
         job_id: None,
     };
-    let answers = rows.into_iter().zip(refusals);
-    let answers = answers.map(|(row, refusal)| refusal.map_or_else(|| Ok(to_accepted(row)), Err));
-    Ok(weight.work(|| answers.collect()))
+    Ok(each(rows, refusals, weight, to_accepted))
 }
 
 impl InlineEmbedder {
