@@ -2,12 +2,20 @@
 
 use reqwest::StatusCode;
 use serde_json::json;
-use vecmill::app::Role;
+use vecmill::{
+    app::Role,
+    domain::TenantId,
+    store::{BeginJob, Store},
+};
 
 use crate::{
-    common::wait_until,
+    common::{hash_model, wait_until},
     site::{DEADLINE, Site},
 };
+
+fn role_of(dsn: &str) -> String {
+    dsn.split("://").nth(1).unwrap().split('@').next().unwrap().to_owned()
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_member_of_the_role_that_sees_all_does_the_main_job() {
@@ -55,7 +63,7 @@ async fn a_role_that_does_not_see_all_is_refused_with_what_to_grant() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_right_that_is_taken_away_loses_no_job() {
     let (site, [plain, _]) = Site::secured().await;
-    let role = plain.split("://").nth(1).unwrap().split('@').next().unwrap().to_owned();
+    let role = role_of(&plain);
     site.sql(&format!("GRANT admin_role TO {role}")).await;
     let app = site.start(Role::Serve, &plain, &[]).await.unwrap();
     app.ingest("acme", &["first".to_owned()]).await;
@@ -90,10 +98,31 @@ async fn a_right_that_is_taken_away_loses_no_job() {
     app.stop().await;
 }
 
+/// The server does not plan a statement again for a right that is given, so that it finds nothing for as
+/// long as its connection lives.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_planned_without_the_right_is_planned_again_with_it() {
+    let (site, [plain, _]) = Site::secured().await;
+    let (role, id) = (role_of(&plain), uuid::Uuid::from_u128(1));
+    site.sql(&format!(
+        "INSERT INTO nodes (id, tenant_id, props) VALUES ('{id}', 'acme', '{{\"text\": \"x\"}}')"
+    ))
+    .await;
+    let store = Store::connect(&plain, hash_model().backend.dimension()).await.unwrap();
+    let tenant_id = TenantId::new("acme").unwrap();
+    let jobs = [BeginJob { id, tenant_id, refresh: false, failed_attempts: 0 }];
+    let found = async || store.begin(&jobs, usize::MAX).await.unwrap().len();
+    assert_eq!(found().await, 0);
+    site.sql(&format!("GRANT admin_role TO {role}")).await;
+    assert_eq!(found().await, 0, "this server notices by itself");
+    store.were_passed_over(&[id]).await.unwrap();
+    assert_eq!(found().await, 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_right_on_the_table_that_is_taken_away_is_no_failure_of_nodes() {
     let (site, [_, member]) = Site::secured().await;
-    let role = member.split("://").nth(1).unwrap().split('@').next().unwrap().to_owned();
+    let role = role_of(&member);
     let api = site.start(Role::Api, &member, &[]).await.unwrap();
     let texts: Vec<String> = (0..20).map(|i| i.to_string()).collect();
     api.ingest("acme", &texts).await;
