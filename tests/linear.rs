@@ -1,9 +1,9 @@
-//! Work on what a stranger sends takes time that is linear in it: twice the size, at most two and a
-//! half times the time, up to the size of a body. Two doublings are looked at together: where a cache ends,
-//! one of them alone may take longer.
+//! Work on what a stranger sends takes time that is linear in it: two and a half times the time for twice the
+//! size, at most, up to the size of a body. Two doublings are looked at together, which may take 6.25 times
+//! the time: where a cache ends, one of them alone takes longer.
 //!
-//! The one file of tests that looks at a clock. They run one at a time, take the least of several runs, and
-//! look again before they fail, so that neighbours do not decide it.
+//! The one file of tests that looks at a clock. Its tests run one at a time, take the least of several runs,
+//! and look again before they fail, so that neighbours do not decide it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -57,6 +57,11 @@ fn time_of<T>(make: &impl Fn() -> T, work: &impl Fn(T)) -> Duration {
     (0..RUNS).map(|_| run()).min().unwrap()
 }
 
+/// Nothing where the whole takes too little to tell.
+fn ratio(whole: Duration, part: Duration) -> f64 {
+    if whole > MEASURABLE { whole.as_secs_f64() / part.as_secs_f64() } else { 0.0 }
+}
+
 /// Doubles the size, up to that of the largest body.
 fn is_linear<T>(name: &str, make: impl Fn(usize) -> T, work: impl Fn(T)) {
     let time = |bytes: usize| time_of(&|| make(bytes), &work);
@@ -65,12 +70,12 @@ fn is_linear<T>(name: &str, make: impl Fn(usize) -> T, work: impl Fn(T)) {
     while bytes <= MOST_BYTES {
         times.push(time(bytes));
         if let [.., quarter, _, whole] = times[..] {
-            let ratio = |whole: Duration, quarter: Duration| {
-                if whole > MEASURABLE { whole.as_secs_f64() / quarter.as_secs_f64() } else { 0.0 }
-            };
             let mut ratios = vec![ratio(whole, quarter)];
             while ratios.iter().all(|&ratio| ratio > FACTOR) {
-                assert!(ratios.len() < LOOKS, "{name}: {bytes} to a quarter of that: {ratios:?}");
+                assert!(
+                    ratios.len() < LOOKS,
+                    "{name}: the time for {bytes} bytes, in times of that for a quarter: {ratios:?}"
+                );
                 ratios.push(ratio(time(bytes), time(bytes / 4)));
             }
         }

@@ -95,10 +95,6 @@ async fn explain(worker: &Worker, absent: Vec<Held>, mut known: HashSet<Origin>)
         absent.into_iter().partition(|(_, job)| present.contains(&job.node_id));
     if !held.is_empty() {
         debug!(jobs = held.len(), "rows are held by another session");
-        let ids: Vec<Uuid> = held.iter().map(|(_, job)| job.node_id).collect();
-        if let Err(error) = context.store.were_passed_over(&ids).await {
-            context.sight.report(&Doubt::Store(error));
-        }
         let origins = origins_of(&held);
         context.sight.note(&origins);
         known.extend(origins);

@@ -225,10 +225,6 @@ async fn complete(worker: &Worker, rows: &[Vector]) -> Result<Vec<Uuid>, StoreEr
         tokio::time::sleep(HELD_PAUSE).await;
         let left: Vec<Vector> =
             rows.iter().filter(|row| !stored.contains(&row.id)).cloned().collect();
-        let ids: Vec<Uuid> = left.iter().map(|row| row.id).collect();
-        if let Err(error) = store.were_passed_over(&ids).await {
-            warn!(error = %Chain(&error), "cannot look why rows take no vector");
-        }
         // What is refused now is told by the next claim; the others are stored.
         match worker.insist_on(left.len(), || store.complete(&left)).await {
             Ok(more) => stored.extend(more),

@@ -1,12 +1,9 @@
 //! What the program needs to know of the database that it found: which one it is, and which tables
 //! of an ActiveKG installation want a row with each vector.
 
-use std::{
-    sync::{
-        Mutex, OnceLock, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::{Duration, Instant},
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicBool, Ordering},
 };
 
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
@@ -29,28 +26,12 @@ pub(super) struct Facts {
     has_events: AtomicBool,
     /// Whether rows were hidden from us when that was last looked at.
     is_hidden: AtomicBool,
-    /// When connections were last made anew because rows were passed over.
-    renewed: Mutex<Option<Instant>>,
 }
-
-/// How often connections are made anew because rows were passed over: some may have been for another
-/// reason, and making them costs.
-const RENEWAL_PAUSE: Duration = Duration::from_secs(5);
 
 impl Facts {
     /// Notes whether rows are hidden from us now; answers whether they were before.
     pub(super) fn note_hidden(&self, is_hidden: bool) -> bool {
         self.is_hidden.swap(is_hidden, Ordering::Relaxed)
-    }
-
-    /// Whether connections may be made anew because rows were passed over; it is noted that they are.
-    pub(super) fn may_renew(&self) -> bool {
-        let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_due = renewed.is_none_or(|last| last.elapsed() >= RENEWAL_PAUSE);
-        if is_due {
-            *renewed = Some(Instant::now());
-        }
-        is_due
     }
 
     pub(super) fn has_history(&self) -> bool {

@@ -141,8 +141,8 @@ impl Postgres {
         Ok(answer.rows.into_iter().next().map(QueryResult::from))
     }
 
-    /// Makes all connections anew. What was planned on them keeps the rights that the role had then:
-    /// the server does not tell plans of row-level security that a role was granted or revoked.
+    /// Makes all connections anew, so that all that was planned without a right is forgotten at once; see
+    /// [`Session::forget_old_plans`].
     pub(super) fn renew(&self) {
         let known = &self.pool.manager().known;
         let generation = known.generation.load(Ordering::Acquire);
@@ -255,10 +255,14 @@ impl managed::Manager for Connector {
         if !is_current || !session.is_clean() {
             return Err(RecycleError::message("it is of no use any more"));
         }
-        if session.idle_for() < IDLE_BEFORE_CHECK {
-            return Ok(());
-        }
-        session.check().await.map_err(|_| {
+        let is_idle = session.idle_for() >= IDLE_BEFORE_CHECK;
+        let is_ready = async {
+            if is_idle {
+                session.check().await?;
+            }
+            session.forget_old_plans().await
+        };
+        is_ready.await.map_err(|_| {
             self.known.end_generation(session.generation);
             RecycleError::message("it does not lead to a server that takes writes")
         })

@@ -33,6 +33,8 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(12);
 /// How long a server may take for what needs no disk and no lock.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a plan is used.
+const PLANS_LIVE: Duration = Duration::from_secs(5);
 
 /// A setting of our own that the server knows us by, as long as it serves nobody else.
 const MARK: &str = "vecmill.session";
@@ -83,6 +85,8 @@ pub(super) struct Session {
     is_broken: bool,
     in_transaction: bool,
     answered: Instant,
+    /// When the server last had no plan of ours.
+    planned_since: Instant,
     /// Which of the pool's generations it belongs to.
     pub(super) generation: u64,
 }
@@ -118,6 +122,7 @@ impl Session {
                 is_broken: false,
                 in_transaction: false,
                 answered: Instant::now(),
+                planned_since: Instant::now(),
                 generation,
             };
             let state = session.state().await?;
@@ -174,6 +179,20 @@ impl Session {
             state if state.is_read_only => Err(read_only()),
             _ => Ok(()),
         }
+    }
+
+    /// Has the server plan statements again that it planned a while ago. It does not notice by itself that
+    /// a role was given a right under row-level security: what was planned before finds nothing.
+    pub(super) async fn forget_old_plans(&mut self) -> Result<(), sqlx::Error> {
+        // What is shared keeps no plans from one transaction to the next.
+        if self.is_shared || self.planned_since.elapsed() < PLANS_LIVE {
+            return Ok(());
+        }
+        tokio::time::timeout(CHECK_TIMEOUT, self.simple("DISCARD PLANS"))
+            .await
+            .map_err(|_| silent())??;
+        self.planned_since = Instant::now();
+        Ok(())
     }
 
     /// What sets a transaction of a migration up, which may take as long as it takes.

@@ -2,7 +2,6 @@
 //! is switched on.
 
 use sea_orm::{ConnectionTrait, DbBackend, Statement, TransactionTrait};
-use uuid::Uuid;
 
 use super::{Store, StoreError, database::Database, dialect::Dialect};
 
@@ -66,25 +65,6 @@ impl Store {
             postgres.renew();
         }
         sight
-    }
-
-    /// To be told of rows that are there, and that a statement passed over: another session may hold
-    /// them, or they were changed. But where row-level security is active, the statement may also have
-    /// been planned before the role was given its right, which goes unnoticed, and finds nothing for as
-    /// long as its connection lives. If one of the rows can be had, the connections are made anew.
-    ///
-    /// # Errors
-    /// The database does not answer.
-    pub async fn were_passed_over(&self, ids: &[Uuid]) -> Result<(), StoreError> {
-        let Database::Postgres(postgres) = &self.writer else { return Ok(()) };
-        let sql = "SELECT id FROM nodes \
-                   WHERE id = ANY($1) AND row_security_active('nodes') \
-                   LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED";
-        let free = Statement::from_sql_and_values(DbBackend::Postgres, sql, [ids.to_vec().into()]);
-        if !postgres.query_anew(&free).await?.is_empty() && self.facts.may_renew() {
-            postgres.renew();
-        }
-        Ok(())
     }
 
     pub(super) async fn check_sight(&self, table: &str) -> Result<(), StoreError> {
