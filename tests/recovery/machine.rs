@@ -37,9 +37,15 @@ fn is_private(root: &Path) {
 
 /// Runs `serve` with the mask that lets others read what is made.
 fn serve(dir: &Path, before: &str, settings: &[(&str, &str)]) -> Program {
-    let mut command = Command::new("sh");
+    // Tests that were started by `nohup` would hand down that it ignores the end of a terminal.
+    let mut command = Command::new("env");
     let program = env!("CARGO_BIN_EXE_vecmill");
-    command.args(["-c", &format!("umask 022; {before} exec {program} serve")]);
+    command.args([
+        "--default-signal=HUP",
+        "sh",
+        "-c",
+        &format!("umask 022; {before} exec {program} serve"),
+    ]);
     let dir = dir.to_str().unwrap();
     let own = [
         ("VECMILL_DATA_DIR", dir),
